@@ -1,0 +1,447 @@
+"""The things gpuq knows: jobs, attempts, nodes, and the changes that decisions make to them.
+
+Everything here is frozen: a change is a new record in place of the old one. None always means "not known" or "not
+asked for", never zero. Times named *_at are wall seconds since the epoch; deadlines are never stored in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple, NewType
+
+from gpuq.states import JobState
+
+JobId = NewType("JobId", str)  # '1042', or '1042_7' for element 7 of array 1042
+AttemptUid = NewType("AttemptUid", str)  # random hex, names one attempt for ever; every message about execution has it
+NodeName = NewType("NodeName", str)
+
+
+class Now(NamedTuple):
+    """Both clocks at one instant. Deadlines use monotonic; begin times, expiry and display use wall."""
+
+    monotonic: float
+    wall: float
+
+
+_AFTER_ALL_ELEMENTS = 2**31
+
+# ---------------------------------------------------------------- what a job asks for
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a job asks of the machines. Jobs with equal requests are interchangeable to the planner."""
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    gpu_type: str | None = None  # matched against a GPU's type or name, without regard to case
+    gpu_memory_bytes: int | None = None  # least memory each GPU must have
+    cpus: int = 0  # per node; 0 reserves none
+    memory_bytes: int = 0  # per node; 0 reserves none
+    only_nodes: tuple[NodeName, ...] = ()  # sorted; empty means any
+    not_nodes: tuple[NodeName, ...] = ()  # sorted
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole job."""
+        return self.nodes * self.gpus_per_node
+
+
+class DependencyKind(str, Enum):
+    AFTER_OK = "afterok"  # the other job SUCCEEDED
+    AFTER_ANY = "afterany"  # it ended, however
+    AFTER_NOT_OK = "afternotok"  # it FAILED or was CANCELED
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    kind: DependencyKind
+    job: JobId
+
+    def met_by(self, state: JobState) -> bool:
+        """Whether the final state of the other job lets this one run; if not, it never will."""
+        if self.kind is DependencyKind.AFTER_OK:
+            return state is JobState.SUCCEEDED
+        return self.kind is DependencyKind.AFTER_ANY or state is not JobState.SUCCEEDED
+
+
+class OnLost(str, Enum):
+    KEEP = "keep"  # the job stays with its silent node and goes on when the node returns
+    FENCE = "fence"  # its supervisor stops it when the node's lease ends, so that it can safely run elsewhere
+
+
+class CauseCode(str, Enum):
+    """Why a job ended as it did, or its attempt was given up."""
+
+    EXIT_CODE = "exit_code"
+    SIGNAL = "signal"
+    TIME_LIMIT = "time_limit"
+    OOM = "oom"  # host memory, by the kernel's word
+    GPU_OOM = "gpu_oom"  # recognised in the log
+    SETUP_FAILED = "setup_failed"
+    LAUNCH_FAILED = "launch_failed"
+    NODE_LOST = "node_lost"
+    SUPERVISOR_LOST = "supervisor_lost"
+    SCHEDULING_TIMEOUT = "scheduling_timeout"
+    DEPENDENCY = "dependency"
+    CANCELED = "canceled"
+    REQUEUED = "requeued"  # an attempt given up because someone asked for another
+    NEVER_STARTED = "never_started"  # an attempt the agent did not start, and has barred for good
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    code: CauseCode
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRange:
+    """Array indices start, start+step, ... up to and including last."""
+
+    start: int
+    last: int
+    step: int = 1
+
+    def __len__(self) -> int:
+        return (self.last - self.start) // self.step + 1 if self.last >= self.start else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array is one record; `waiting` are the indices that have no job of their own yet, in ascending order."""
+
+    ranges: tuple[IndexRange, ...]  # as submitted, ascending and disjoint
+    waiting: tuple[IndexRange, ...]
+    max_running: int | None = None  # the %N of 0-99%N
+    dropped: int = 0  # elements that ended, with the record's cause, before they were made
+
+    @property
+    def size(self) -> int:
+        return sum(len(r) for r in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The scheduling side of a job: what decisions need. What it executes is its JobSpec, kept in the store only.
+
+    An array's record stays QUEUED until its last element has ended and is shown as states.fold of its elements;
+    elements copy the array's record when they are made, with `index` set and `array` None.
+    """
+
+    id: JobId
+    number: int  # submit order; all elements of an array share it
+    index: int | None
+    name: str
+    user: str
+    queue: str
+    priority: int  # higher first
+    request: Request
+    state: JobState
+    submitted_at: float
+    queued_at: float  # when it last began to wait for resources only: the scheduling timeout counts from here
+    array: Array | None = None
+    held_by: str | None = None
+    waits_for: tuple[Dependency, ...] = ()  # dependencies not met yet
+    eligible_at: float | None = None  # begin time or end of a back-off still ahead; the tick clears it
+    time_limit_seconds: int | None = None
+    scheduling_timeout_seconds: int | None = None
+    grace_seconds: int = 30  # between SIGTERM and SIGKILL
+    max_retries: int = 0  # budget for the job's own failures
+    retries_used: int = 0
+    max_losses: int = 10  # budget for lost nodes, drains and preemptions
+    losses_used: int = 0
+    requeue: bool = True  # whether proof of a node's death runs it again
+    on_lost: OnLost = OnLost.KEEP
+    comment: str = ""
+    attempt: int = 0  # number of the latest attempt; 0 means none yet
+    started_at: float | None = None  # of the latest attempt
+    finished_at: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    cause: Cause | None = None
+
+    @property
+    def array_id(self) -> JobId:
+        """The id of the array an element belongs to; of any other job, its own."""
+        return JobId(str(self.number))
+
+    @property
+    def rank_in_queue(self) -> tuple[int, int, int]:
+        """Sort key: what comes first is offered GPUs first. An array's waiting elements follow those already made."""
+        return (-self.priority, self.number, _AFTER_ALL_ELEMENTS if self.index is None else self.index)
+
+    @property
+    def ready(self) -> bool:
+        """Whether only resources stand between this job and a start."""
+        return self.state is JobState.QUEUED and not (self.held_by or self.waits_for or self.eligible_at is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What a job executes. Shared by all elements of an array; never in memory longer than it takes to hand it on.
+
+    environment is the whole base environment of the job, or None for the account's login environment on the node;
+    `changes` are --env and --export assignments laid over it. setup are shell lines run in STARTING.
+    """
+
+    command: tuple[str, ...]  # argument list; with a script, the script's arguments
+    script: str | None  # text of a submitted `#!` file, stored at submit
+    cwd: str | None  # None: the account's home
+    environment: Mapping[str, str] | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+    venv: str | None = None
+    conda_env: str | None = None
+
+
+# ---------------------------------------------------------------- attempts
+
+
+class StopKind(str, Enum):
+    CANCEL = "cancel"
+    REQUEUE = "requeue"
+    TIME_LIMIT = "time_limit"
+    FENCE = "fence"  # only ever decided by a supervisor, whose lease ended
+    VANISHED = "vanished"  # the agent no longer knows an attempt it had accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """That an attempt is to end, and why. Kept with the attempt; a cancel replaces any other kind."""
+
+    kind: StopKind
+    by: str  # user name, or 'gpuq'
+    at: float
+    text: str = ""
+
+
+class EndReason(str, Enum):
+    """The supervisor's or agent's word on how a rank came to its end."""
+
+    EXITED = "exited"  # exit_code or signal is real
+    NEVER_STARTED = "never_started"  # no process was made, and none ever will be
+    SETUP_FAILED = "setup_failed"
+    LAUNCH_FAILED = "launch_failed"
+    SUPERVISOR_LOST = "supervisor_lost"
+    NODE_LOST = "node_lost"  # the machine went down under it
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """The end of one rank, written once and kept by the agent until the controller acknowledges it.
+
+    stopped is what made the supervisor end the rank, or None if it ended by itself (even if a stop was on its way).
+    log_size is the final size of the rank's log in bytes; followers end there.
+    """
+
+    reason: EndReason
+    ended_at: float
+    exit_code: int | None = None
+    signal: int | None = None
+    stopped: StopKind | None = None
+    text: str = ""
+    started_at: float | None = None
+    log_size: int = 0
+    cpu_seconds: float | None = None
+    max_rss_bytes: int | None = None
+
+
+class RankPhase(str, Enum):
+    """How far a rank has come, by the agent's reports. Phases only ever advance."""
+
+    ORDERED = "ordered"
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One node's part of an attempt, with what it was granted there."""
+
+    node: NodeName
+    gpus: tuple[int, ...]  # indices on the node, ascending
+    cpus: int
+    memory_bytes: int
+    phase: RankPhase = RankPhase.ORDERED
+    started_at: float | None = None
+    exit: ExitRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a job. Live until ended_at is set; while live it holds everything its ranks were granted."""
+
+    uid: AttemptUid
+    job: JobId
+    number: int
+    ranks: tuple[Rank, ...]  # in rank order
+    granted_at: float
+    on_lost: OnLost
+    stop: Stop | None = None
+    lost_since: float | None = None
+    ended_at: float | None = None
+    cause: Cause | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.ended_at is None
+
+
+# ---------------------------------------------------------------- nodes
+
+
+class GpuHealth(str, Enum):
+    OK = "ok"
+    UNKNOWN = "unknown"  # the driver cannot be asked: no new work, running jobs left alone
+    QUARANTINED = "quarantined"  # this device fails while others answer
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU as offered by its agent. index is NVML's, in PCI bus order."""
+
+    index: int
+    uuid: str
+    name: str  # as the driver says it: 'NVIDIA H100 80GB HBM3'
+    memory_total_bytes: int | None
+    health: GpuHealth = GpuHealth.OK
+    health_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a node offers. Changes rarely; sent by the agent when it does."""
+
+    hostname: str
+    gpus: tuple[Gpu, ...]  # by index
+    cpus: int
+    memory_total_bytes: int
+    simulated: bool
+    agent_version: str
+    driver_version: str | None = None
+    gpu_note: str = ""  # why there are no GPUs, or why they are unknown, for people
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: NodeName
+    cordoned: bool = False
+    draining: bool = False
+    cordon_text: str = ""  # who and why
+    boot_id: str | None = None  # None: has never reported
+    inventory: Inventory | None = None
+    enrolled_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """One reading of one GPU. None is 'not known', never zero."""
+
+    index: int
+    memory_used_bytes: int | None = None
+    utilization_percent: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSample:
+    """One reading of a node: volatile, shown to people, never decided on."""
+
+    gpus: tuple[GpuSample, ...] = ()
+    cpu_percent: float | None = None
+    memory_used_bytes: int | None = None
+    disk_total_bytes: int | None = None
+    disk_used_bytes: int | None = None
+
+
+# ---------------------------------------------------------------- why a job waits
+
+
+class WaitCode(str, Enum):
+    HELD = "held"
+    DEPENDENCY = "dependency"
+    BEGIN = "begin"
+    BACKOFF = "backoff"
+    NO_NODES = "no_nodes"
+    TOO_LARGE = "too_large"  # no node present could ever meet it
+    RESOURCES = "resources"
+    BEHIND = "behind"
+    ARRAY_LIMIT = "array_limit"
+    PLACING = "placing"  # it fits now and starts with the next plan
+
+
+@dataclass(frozen=True, slots=True)
+class WaitReason:
+    """Why a queued job waits, from the same checks that place jobs."""
+
+    code: WaitCode
+    text: str
+
+
+# ---------------------------------------------------------------- changes: what a decision does
+
+
+@dataclass(frozen=True, slots=True)
+class PutJob:
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class PutSpec:
+    job: JobId
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PutAttempt:
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class PutNode:
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class AddEvent:
+    """A line of the cluster's journal. kind is 'job.running', 'node.lost', ...; text is for people."""
+
+    at: float
+    kind: str
+    text: str
+    job: JobId | None = None
+    attempt: int | None = None
+    node: NodeName | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutReply:
+    """The answer to a mutating request, kept 24 h so that a repeated request id gets the same answer."""
+
+    request_id: str
+    user: str
+    at: float
+    body: str  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class PutToken:
+    """A token, stored as the SHA-256 of its secret. revoked_at is set instead of deleting: the audit keeps it."""
+
+    id: str
+    secret_sha256: str
+    role: str
+    user: str
+    node: NodeName | None
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None = None
+
+
+Change = PutJob | PutSpec | PutAttempt | PutNode | AddEvent | PutReply | PutToken

@@ -1,0 +1,113 @@
+"""What decisions read and what the planner gives: the read-only view, the plan, the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from gpuq.model import Attempt, AttemptUid, Job, JobId, Node, NodeName, Rank, Request
+from gpuq.states import JobState, NodeState
+
+
+class ClusterView(Protocol):
+    """What decisions read. Nothing here can change the cluster."""
+
+    @property
+    def nodes(self) -> Mapping[NodeName, Node]: ...
+
+    def node_state(self, name: NodeName) -> NodeState: ...
+
+    def order_left(self, uid: AttemptUid) -> bool:
+        """Whether an order to run this attempt may have left the controller, in this life or an earlier one."""
+
+    def job(self, id: JobId) -> Job | None:
+        """A job that has not ended, or an array that has elements left to end; None for any other."""
+
+    def live_jobs(self) -> Iterable[Job]:
+        """All jobs and arrays that have not ended, in submit order."""
+
+    def attempt(self, uid: AttemptUid) -> Attempt | None:
+        """A live attempt, else None."""
+
+    def attempt_of(self, id: JobId) -> Attempt | None:
+        """The live attempt of a job, else None."""
+
+    def attempts_on(self, name: NodeName) -> Iterable[Attempt]:
+        """Live attempts with a rank on the node, oldest first."""
+
+    def elements(self, id: JobId) -> Iterable[Job]:
+        """Elements of an array that were made and have not ended, by index."""
+
+    def element_counts(self, id: JobId) -> Mapping[JobState, int]:
+        """How many made elements of a live array are in each state, ended ones included.
+
+        arrays.with_unmade adds those that were never made.
+        """
+
+    def dependents(self, id: JobId) -> Iterable[Job]:
+        """Queued jobs that wait for this one."""
+
+    def ready(self) -> Mapping[Request, Iterable[Job]]:
+        """Jobs that wait for resources only, grouped by what they ask for, each group in queue order.
+
+        An array with waiting indices stands in its group once, for all of them.
+        """
+
+    def timed(self) -> Iterable[Job]:
+        """Queued jobs with a begin time, back-off or scheduling timeout."""
+
+    def free_gpus(self, name: NodeName) -> tuple[int, ...]:
+        """Indices of healthy GPUs no live attempt holds, ascending."""
+
+    def free_cpus(self, name: NodeName) -> int: ...
+
+    def free_memory_bytes(self, name: NodeName) -> int: ...
+
+    def ranks_on(self, name: NodeName) -> int:
+        """Live attempts with a rank on the node."""
+
+    def running_elements(self, id: JobId) -> int:
+        """Elements of an array with a live attempt."""
+
+    @property
+    def next_number(self) -> int:
+        """The number the next submitted job gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One start the plan asks for: ranks in order, each with its node and GPUs. index is set for an array's element."""
+
+    job: JobId
+    index: int | None
+    ranks: tuple[Rank, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start now, in order. Everything not placed waits; `explain` says why."""
+
+    placements: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The cluster's settings that decisions use. Durations in seconds.
+
+    lost_after must exceed lease + the longest fenced grace + kill_margin, so that a fenced attempt is surely gone
+    before the next one can start.
+    """
+
+    suspect_after: float = 30.0  # and at least 3 missed exchanges of at most 5 s: 30 s is six
+    lost_after: float = 90.0
+    lease: float = 40.0
+    fence_grace: int = 30  # longest grace a job with on_lost=fence may have
+    kill_margin: float = 10.0
+    max_ranks_per_node: int = 128  # jobs that reserve nothing would otherwise all start on one machine at once
+    retry_backoff: float = 5.0  # doubled for each retry used, at most retry_backoff_max
+    retry_backoff_max: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.lost_after < self.lease + self.fence_grace + self.kill_margin:
+            raise ValueError("lost_after must be at least lease + fence_grace + kill_margin")
