@@ -1,0 +1,294 @@
+"""The scheduling state in memory: applies changes, answers as a ClusterView.
+
+It holds what decisions need and nothing else: jobs that have not ended, live attempts, nodes. Everything beyond the
+records themselves (who holds which GPU, who waits for whom, what is ready) is an index derived from them here, so
+there is no second truth to disagree with: `Cluster.load(store.load()) == cluster` after any sequence of changes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from gpuq.model import (
+    Attempt,
+    AttemptUid,
+    Change,
+    GpuHealth,
+    Job,
+    JobId,
+    Node,
+    NodeName,
+    PutAttempt,
+    PutJob,
+    PutNode,
+    Request,
+)
+from gpuq.states import ACTIVE, FINAL, JobState, NodeState
+
+_Key = tuple[tuple[int, int, int], JobId]
+
+
+class Volatile(Protocol):
+    """What this life of the controller knows and never stores."""
+
+    def node_state(self, name: NodeName) -> NodeState: ...
+
+    def order_left(self, uid: AttemptUid) -> bool: ...
+
+
+class Snapshot(Protocol):
+    """What a store hands over at the start; gpuq.store.Snapshot is one."""
+
+    @property
+    def jobs(self) -> Iterable[Job]: ...
+    @property
+    def element_counts(self) -> Mapping[JobId, Mapping[JobState, int]]: ...
+    @property
+    def attempts(self) -> Iterable[Attempt]: ...
+    @property
+    def nodes(self) -> Iterable[Node]: ...
+    @property
+    def next_number(self) -> int: ...
+    @property
+    def last_seq(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+
+
+class Cluster:
+    """See the module's docstring. Lookup methods are documented where they are promised, in model.ClusterView."""
+
+    def __init__(self, volatile: Volatile) -> None:
+        self.volatile = volatile
+        self.next_number = 1
+        self._jobs: dict[JobId, Job] = {}
+        self._nodes: dict[NodeName, Node] = {}
+        self._attempts: dict[AttemptUid, Attempt] = {}
+        self._attempt_of: dict[JobId, AttemptUid] = {}
+        self._on_node: dict[NodeName, dict[AttemptUid, None]] = {}
+        self._ready: dict[Request, list[_Key]] = {}
+        self._timed: dict[JobId, None] = {}
+        self._dependents: dict[JobId, dict[JobId, None]] = {}
+        self._elements: dict[JobId, dict[JobId, None]] = {}
+        self._made: dict[JobId, dict[JobState, int]] = {}  # elements of live arrays by state, ended ones included
+        self._free: dict[NodeName, tuple[tuple[int, ...], int, int]] = {}  # computed on demand, dropped on change
+
+    @classmethod
+    def load(cls, snapshot: Snapshot, volatile: Volatile) -> Cluster:
+        cluster = cls(volatile)
+        for node in snapshot.nodes:
+            cluster._put_node(node)
+        for job in snapshot.jobs:
+            cluster._put_job(job)
+        for attempt in snapshot.attempts:
+            cluster._put_attempt(attempt)
+        cluster._made = {id: dict(counts) for id, counts in snapshot.element_counts.items()}
+        cluster.next_number = snapshot.next_number
+        return cluster
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Cluster):
+            return NotImplemented
+        return self._records() == other._records()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _records(self) -> tuple[object, ...]:
+        made = {id: {s: n for s, n in counts.items() if n} for id, counts in self._made.items()}
+        made = {id: counts for id, counts in made.items() if counts}
+        ready = {request: group for request, group in self._ready.items() if group}
+        return self._jobs, self._nodes, self._attempts, made, self.next_number, ready
+
+    # ------------------------------------------------------------ applying
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if isinstance(change, PutJob):
+                self._put_job(change.job)
+            elif isinstance(change, PutAttempt):
+                self._put_attempt(change.attempt)
+            elif isinstance(change, PutNode):
+                self._put_node(change.node)
+
+    def _put_job(self, job: Job) -> None:
+        old = self._jobs.get(job.id)
+        if old is not None:
+            self._unindex(old)
+        self.next_number = max(self.next_number, job.number + 1)
+        if job.index is not None and job.array_id in self._jobs:  # an array that has just ended needs no counts
+            counts = self._made.setdefault(job.array_id, {})
+            if old is not None:
+                counts[old.state] -= 1
+            counts[job.state] = counts.get(job.state, 0) + 1
+        if job.state in FINAL:
+            self._jobs.pop(job.id, None)
+            if job.array is not None:
+                self._made.pop(job.id, None)
+        else:
+            self._jobs[job.id] = job
+            self._index(job)
+
+    def _index(self, job: Job) -> None:
+        if job.index is not None:
+            self._elements.setdefault(job.array_id, {})[job.id] = None
+        if job.state is not JobState.QUEUED:
+            return
+        for dependency in job.waits_for:
+            self._dependents.setdefault(dependency.job, {})[job.id] = None
+        if job.array is not None and not job.array.waiting:
+            return  # its elements wait for themselves
+        if job.eligible_at is not None or job.scheduling_timeout_seconds is not None:
+            self._timed[job.id] = None
+        if job.ready:
+            insort(self._ready.setdefault(job.request, []), (job.rank_in_queue, job.id))
+
+    def _unindex(self, job: Job) -> None:
+        if job.index is not None:
+            elements = self._elements[job.array_id]
+            del elements[job.id]
+            if not elements:
+                del self._elements[job.array_id]
+        if job.state is not JobState.QUEUED:
+            return
+        for dependency in job.waits_for:
+            waiting = self._dependents.get(dependency.job, {})
+            waiting.pop(job.id, None)
+            if not waiting:
+                self._dependents.pop(dependency.job, None)
+        self._timed.pop(job.id, None)
+        if job.ready and (job.array is None or job.array.waiting):
+            group, key = self._ready[job.request], (job.rank_in_queue, job.id)
+            del group[bisect_left(group, key)]
+            if not group:
+                del self._ready[job.request]
+
+    def _put_attempt(self, attempt: Attempt) -> None:
+        names = {rank.node for rank in attempt.ranks}
+        if attempt.live:
+            self._attempts[attempt.uid] = attempt
+            self._attempt_of[attempt.job] = attempt.uid
+            for name in names:
+                self._on_node.setdefault(name, {})[attempt.uid] = None
+        elif self._attempts.pop(attempt.uid, None) is not None:
+            del self._attempt_of[attempt.job]
+            for name in names:
+                del self._on_node[name][attempt.uid]
+        for name in names:
+            self._free.pop(name, None)
+
+    def _put_node(self, node: Node) -> None:
+        self._nodes[node.name] = node
+        self._free.pop(node.name, None)
+
+    @contextmanager
+    def as_if(self, job: Job) -> Iterator[None]:
+        """Inside, the cluster answers as if this new job had been submitted; nothing else may happen meanwhile."""
+        number = self.next_number
+        self._put_job(job)
+        try:
+            yield
+        finally:
+            self._unindex(job)
+            del self._jobs[job.id]
+            self.next_number = number
+
+    # ------------------------------------------------------------ viewing
+
+    @property
+    def nodes(self) -> Mapping[NodeName, Node]:
+        return self._nodes
+
+    def live_jobs(self) -> Iterable[Job]:
+        return self._jobs.values()
+
+    def node_state(self, name: NodeName) -> NodeState:
+        return self.volatile.node_state(name)
+
+    def order_left(self, uid: AttemptUid) -> bool:
+        return self.volatile.order_left(uid)
+
+    def job(self, id: JobId) -> Job | None:
+        return self._jobs.get(id)
+
+    def attempt(self, uid: AttemptUid) -> Attempt | None:
+        return self._attempts.get(uid)
+
+    def attempt_of(self, id: JobId) -> Attempt | None:
+        uid = self._attempt_of.get(id)
+        return None if uid is None else self._attempts[uid]
+
+    @property
+    def attempts(self) -> Mapping[AttemptUid, Attempt]:
+        return self._attempts
+
+    def attempts_on(self, name: NodeName) -> Iterator[Attempt]:
+        return (self._attempts[uid] for uid in self._on_node.get(name, ()))
+
+    def elements(self, id: JobId) -> Iterable[Job]:
+        made = (self._jobs[element] for element in self._elements.get(id, ()))
+        return sorted(made, key=lambda job: job.index or 0)
+
+    def element_counts(self, id: JobId) -> Mapping[JobState, int]:
+        return {state: n for state, n in self._made.get(id, {}).items() if n}
+
+    def running_elements(self, id: JobId) -> int:
+        return sum(n for state, n in self._made.get(id, {}).items() if state in ACTIVE)
+
+    def dependents(self, id: JobId) -> Iterable[Job]:
+        return [self._jobs[waiting] for waiting in self._dependents.get(id, ())]
+
+    def ready(self) -> Mapping[Request, Iterable[Job]]:
+        return _Groups(self._ready, self._jobs)
+
+    def timed(self) -> Iterable[Job]:
+        return [self._jobs[id] for id in self._timed]
+
+    def free_gpus(self, name: NodeName) -> tuple[int, ...]:
+        return self._room(name)[0]
+
+    def free_cpus(self, name: NodeName) -> int:
+        return self._room(name)[1]
+
+    def free_memory_bytes(self, name: NodeName) -> int:
+        return self._room(name)[2]
+
+    def ranks_on(self, name: NodeName) -> int:
+        return len(self._on_node.get(name, ()))
+
+    def _room(self, name: NodeName) -> tuple[tuple[int, ...], int, int]:
+        """(free healthy GPUs, free CPUs, free memory) of a node: what it has less what its live attempts hold."""
+        room = self._free.get(name)
+        if room is None:
+            node = self._nodes.get(name)
+            if node is None or node.inventory is None:
+                return (), 0, 0
+            taken: set[int] = set()
+            cpus, memory = node.inventory.cpus, node.inventory.memory_total_bytes
+            for attempt in self.attempts_on(name):
+                for rank in attempt.ranks:
+                    if rank.node == name:
+                        taken.update(rank.gpus)
+                        cpus -= rank.cpus
+                        memory -= rank.memory_bytes
+            healthy = (gpu.index for gpu in node.inventory.gpus if gpu.health is GpuHealth.OK)
+            room = self._free[name] = (tuple(i for i in healthy if i not in taken), cpus, memory)
+        return room
+
+
+class _Groups(Mapping[Request, Iterable[Job]]):
+    """The ready index as jobs, looked up as they are asked for: a plan reads the front of each group only."""
+
+    def __init__(self, groups: dict[Request, list[_Key]], jobs: dict[JobId, Job]) -> None:
+        self._groups, self._jobs = groups, jobs
+
+    def __getitem__(self, request: Request) -> Iterable[Job]:
+        return (self._jobs[id] for _, id in self._groups[request])
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)

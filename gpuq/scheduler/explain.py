@@ -1,0 +1,141 @@
+"""Why a queued job waits, in a typed reason with its numbers, from the same checks that place jobs."""
+
+from __future__ import annotations
+
+from gpuq.model import Dependency, Job, JobId, NodeName, Now, Request, WaitCode, WaitReason
+from gpuq.scheduler import fit
+from gpuq.scheduler.limits import max_running, startable
+from gpuq.states import JobState, NodeState
+from gpuq.units import format_time
+from gpuq.view import ClusterView, Policy
+
+
+class Explainer:
+    """Reasons as of one instant, for as many jobs as are asked about.
+
+    What jobs with equal requests share is looked up once. Not to be kept while the cluster changes.
+    """
+
+    def __init__(self, view: ClusterView, now: Now, policy: Policy) -> None:
+        self._view, self._now, self._policy = view, now, policy
+        self._heads: dict[Request, Job | None] = {}
+        self._rooms: list[fit.Room] | None = None
+        self._resources: dict[Request, WaitReason] = {}
+        self._behind: dict[JobId, WaitReason] = {}
+
+    def reason(self, job: Job) -> WaitReason | None:
+        """The first thing that stands between this job and a start; None for a job that is not QUEUED."""
+        if job.state is not JobState.QUEUED:
+            return None
+        if job.array is not None and not job.array.waiting:
+            queued = (element for element in self._view.elements(job.id) if element.state is JobState.QUEUED)
+            first = next(queued, None)
+            return None if first is None else self.reason(first)
+        if not job.ready:
+            return _not_ready(job, self._now)
+        if not startable(self._view, job):
+            return WaitReason(WaitCode.ARRAY_LIMIT, _array_limit(max_running(self._view, job)))
+        if job.request not in self._resources:
+            if self._rooms is None:
+                self._rooms = fit.rooms(self._view, self._policy)
+            self._resources[job.request] = _resources(self._view, self._rooms, job.request, self._policy)
+        resources = self._resources[job.request]
+        if resources.code in (WaitCode.NO_NODES, WaitCode.TOO_LARGE):
+            return resources  # true of all who ask for this: who is ahead is not what they wait for
+        head = self._head(job.request)
+        if head is not None and head.rank_in_queue < job.rank_in_queue:
+            if head.id not in self._behind:
+                self._behind[head.id] = WaitReason(WaitCode.BEHIND, f"behind {head.id}")
+            return self._behind[head.id]
+        return resources
+
+    def _head(self, request: Request) -> Job | None:
+        """The first that asks for the same and may start: it is offered what comes free."""
+        if request not in self._heads:
+            members = self._view.ready().get(request, ())
+            self._heads[request] = next((job for job in members if startable(self._view, job)), None)
+        return self._heads[request]
+
+
+def explain(view: ClusterView, job: Job, now: Now, policy: Policy) -> WaitReason | None:
+    """The reason of one job; see Explainer."""
+    return Explainer(view, now, policy).reason(job)
+
+
+def _not_ready(job: Job, now: Now) -> WaitReason | None:
+    if job.held_by:
+        return WaitReason(WaitCode.HELD, f"held by {job.held_by}")
+    if job.waits_for:
+        return WaitReason(WaitCode.DEPENDENCY, "waits for " + ", ".join(map(_dependency, job.waits_for)))
+    if job.eligible_at is not None:
+        if job.retries_used or job.losses_used:
+            seconds = max(0, round(job.eligible_at - now.wall))
+            return WaitReason(WaitCode.BACKOFF, f"tries again in {seconds} s")
+        return WaitReason(WaitCode.BEGIN, f"begins {format_time(job.eligible_at)}")
+    return None
+
+
+def _array_limit(limit: int | None) -> str:
+    elements = "1 element of the array runs" if limit == 1 else f"{limit} elements of the array run"
+    return f"{elements} at once, as its %{limit} allows"
+
+
+def _dependency(dependency: Dependency) -> str:
+    what = {"afterok": "success", "afterany": "end", "afternotok": "failure"}[dependency.kind.value]
+    return f"the {what} of {dependency.job}"
+
+
+def _resources(view: ClusterView, known: list[fit.Room], request: Request, policy: Policy) -> WaitReason:
+    if not known:
+        return WaitReason(WaitCode.NO_NODES, "no node has joined yet")
+    capable = [room for room in known if fit.fits(fit.empty(room, policy), request)]
+    if not capable:
+        return WaitReason(WaitCode.TOO_LARGE, _too_large(known, request, policy))
+    usable = [room for room in capable if not room.closed]
+    if not usable:
+        if not any(view.node_state(name) is NodeState.UP for name in view.nodes):
+            return WaitReason(WaitCode.NO_NODES, "no node is up")
+        which = ", ".join(f"{room.name} {room.closed}" for room in capable[:3])
+        more = f" and {len(capable) - 3} more" if len(capable) > 3 else ""
+        return WaitReason(WaitCode.NO_NODES, f"no node that could run it takes work: {which}{more}")
+    if any(fit.fits(room, request) for room in usable):
+        return WaitReason(WaitCode.PLACING, "starts with the next plan")
+    return WaitReason(WaitCode.RESOURCES, _short(usable, request))
+
+
+def _too_large(known: list[fit.Room], request: Request, policy: Policy) -> str:
+    allowed = [room for room in known if not _excluded(room.name, request)]
+    if not allowed:
+        return "none of the nodes it may run on has joined"
+    if request.gpus_per_node:
+        most = max(len(fit.matching(fit.empty(room, policy), request)) for room in allowed)
+        if most < request.gpus_per_node:
+            what = fit.describe_gpus(request, request.gpus_per_node)
+            on_one = " on one node" if request.gpus_per_node > 1 else ""
+            have = f"the largest has {most}" if most else "no node has any"
+            return f"needs {request.gpus_per_node} {what}{on_one}, {have}"
+    largest = max(allowed, key=lambda room: (room.inventory.cpus, room.inventory.memory_total_bytes))
+    short = fit.shortfalls(fit.empty(largest, policy), request)
+    return f"no node could ever run it: the largest, {largest.name}, " + " and ".join(short)
+
+
+def _excluded(name: NodeName, request: Request) -> bool:
+    return name in request.not_nodes or (bool(request.only_nodes) and name not in request.only_nodes)
+
+
+def _short(usable: list[fit.Room], request: Request) -> str:
+    """The shortfall of the nearest node: 'waits for 3 more h100 GPUs'."""
+    if request.gpus_per_node:
+        most = max(len(fit.matching(room, request)) for room in usable)
+        if most < request.gpus_per_node:
+            on_one = " on one node" if len(usable) > 1 and request.gpus_per_node > 1 else ""
+            missing = request.gpus_per_node - most
+            return f"waits for {missing} more {fit.describe_gpus(request, missing)}{on_one}"
+    nearest = min(usable, key=lambda room: len(fit.shortfalls(room, request)))
+    return f"{nearest.name} " + " and ".join(fit.shortfalls(nearest, request))
+
+
+def shortfalls(view: ClusterView, job: Job, policy: Policy) -> list[tuple[NodeName, bool, str]]:
+    """For each node by name: (node, whether the job fits there now, what is short or '')."""
+    out = [(room.name, fit.shortfalls(room, job.request)) for room in fit.rooms(view, policy)]
+    return [(name, not short, " and ".join(short)) for name, short in out]
