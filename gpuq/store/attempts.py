@@ -1,0 +1,94 @@
+"""Attempts, and the GPUs each was granted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from sqlite3 import Connection
+from typing import Any
+
+from gpuq.model import Attempt, AttemptUid, Cause, JobId, OnLost, Rank, Stop
+from gpuq.store.columns import job_id, job_key, record_of, record_text, records_of, records_text
+
+_COLUMNS = "ranks, stop, lost_since, ended_at, cause, uid, job, number, granted_at, on_lost"
+_UPDATE = "UPDATE attempts SET ranks = ?, stop = ?, lost_since = ?, ended_at = ?, cause = ? WHERE uid = ?"
+_INSERT = f"INSERT INTO attempts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_GRANT = "INSERT INTO grants (attempt, rank, gpu_index, node, live) VALUES (?, ?, ?, ?, ?)"
+_AT_ONCE = 500  # uids of one query: SQLite takes at least 999 parameters
+_REGRANT = "UPDATE grants SET live = ? WHERE attempt = ? AND live <> ?"
+
+
+def put(conn: Connection, attempts: Iterable[Attempt]) -> None:
+    """Write attempts with their grants, those that ended first, so that what they held can be granted again.
+
+    Raises sqlite3.IntegrityError where two live attempts would hold one GPU or belong to one job. What an attempt was
+    granted never changes; its grants are live as long as it is.
+    """
+    for attempt in sorted(attempts, key=lambda attempt: attempt.live):
+        now = records_text(attempt.ranks), record_text(attempt.stop), attempt.lost_since, attempt.ended_at
+        row = (*now, record_text(attempt.cause), attempt.uid)
+        if conn.execute(_UPDATE, row).rowcount:
+            conn.execute(_REGRANT, (attempt.live, attempt.uid, attempt.live))
+            continue
+        fixed = job_key(attempt.job), attempt.number, attempt.granted_at, attempt.on_lost.value
+        conn.execute(_INSERT, (*row, *fixed))
+        conn.executemany(_GRANT, _grants(attempt))
+
+
+def _grants(attempt: Attempt) -> list[tuple[Any, ...]]:
+    return [
+        (attempt.uid, number, gpu, rank.node, attempt.live)
+        for number, rank in enumerate(attempt.ranks)
+        for gpu in rank.gpus
+    ]
+
+
+def _attempt(row: tuple[Any, ...]) -> Attempt:
+    ranks, stop, lost_since, ended_at, cause, uid, job, number, granted_at, on_lost = row
+    return Attempt(
+        uid=AttemptUid(uid),
+        job=job_id(job),
+        number=number,
+        ranks=records_of(Rank, ranks),
+        granted_at=granted_at,
+        on_lost=OnLost(on_lost),
+        stop=record_of(Stop, stop),
+        lost_since=lost_since,
+        ended_at=ended_at,
+        cause=record_of(Cause, cause),
+    )
+
+
+def attempt(conn: Connection, uid: AttemptUid) -> Attempt | None:
+    """An attempt, live or ended."""
+    row = conn.execute(f"SELECT {_COLUMNS} FROM attempts WHERE uid = ?", (uid,)).fetchone()
+    return None if row is None else _attempt(row)
+
+
+def of_job(conn: Connection, id: JobId) -> list[Attempt]:
+    """All attempts of a job, ended ones too, first to latest."""
+    sql = f"SELECT {_COLUMNS} FROM attempts WHERE job = ? ORDER BY number, granted_at"
+    return [_attempt(row) for row in conn.execute(sql, (job_key(id),))]
+
+
+def latest(conn: Connection, ids: Iterable[JobId]) -> dict[JobId, Attempt]:
+    """The latest attempt of each of the jobs that had one."""
+    sql = f"SELECT {_COLUMNS} FROM attempts WHERE job = ? ORDER BY number DESC, granted_at DESC LIMIT 1"
+    found = ((id, conn.execute(sql, (job_key(id),)).fetchone()) for id in ids)
+    return {id: _attempt(row) for id, row in found if row is not None}
+
+
+def ended(conn: Connection, uids: Iterable[AttemptUid]) -> set[AttemptUid]:
+    """Those of the attempts that are on record and have ended."""
+    asked, found = list(uids), set[AttemptUid]()
+    for start in range(0, len(asked), _AT_ONCE):
+        some = asked[start : start + _AT_ONCE]
+        marks = ",".join("?" * len(some))
+        rows = conn.execute(f"SELECT uid FROM attempts WHERE uid IN ({marks}) AND ended_at IS NOT NULL", some)
+        found.update(AttemptUid(uid) for (uid,) in rows)
+    return found
+
+
+def live(conn: Connection) -> list[Attempt]:
+    """All live attempts, oldest first."""
+    sql = f"SELECT {_COLUMNS} FROM attempts INDEXED BY attempts_live WHERE ended_at IS NULL ORDER BY granted_at, uid"
+    return [_attempt(row) for row in conn.execute(sql)]
