@@ -1,0 +1,64 @@
+"""What no agent of ours would say: refused before anything of it is taken, looked up or kept.
+
+A node's token is all it takes to send a report, so a report may cost the controller only so much.
+"""
+
+from __future__ import annotations
+
+from gpuq.errors import InvalidRequest
+from gpuq.model import Gpu, Inventory
+from gpuq.protocol import MAX_GPUS, MAX_HOLDS, MAX_REPORTS, SyncRequest
+
+AHEAD_SECONDS = 86_400.0  # how far a node's clock may be ahead of this one: incarnations are taken from it
+MAX_UID = 64  # characters; an attempt's has 20 to 30
+MAX_WORDS = 4_096  # characters of a name or note
+_MAX_CPUS = 1 << 16
+_MAX_MEMORY_BYTES = 1 << 60
+
+
+def check_report(request: SyncRequest, wall: float) -> None:
+    """Raises InvalidRequest, in one line, for a report that is too large or says what cannot be. wall is now."""
+    if len(request.holds) > MAX_HOLDS or len(request.reports) > MAX_REPORTS:
+        named, detailed = len(request.holds), len(request.reports)
+        raise InvalidRequest(
+            f"the report names {named:,} attempts and details {detailed:,}",
+            f"at most {MAX_HOLDS:,} and {MAX_REPORTS:,}",
+        )
+    if not all(
+        len(uid) <= MAX_UID and uid.isprintable() for uid in (*request.holds, *(w.uid for w in request.reports))
+    ):
+        raise InvalidRequest(f"the report names an attempt by what is not text of at most {MAX_UID} characters")
+    # An incarnation is taken for good, in this life of the controller: one from a far future would lock out the agent.
+    if not 0 <= request.incarnation <= (wall + AHEAD_SECONDS) * 1000:
+        raise InvalidRequest(
+            f"the incarnation {request.incarnation} is no time up to a day ahead of the controller's clock",
+            "set the clocks of both machines",
+        )
+    if len(request.boot_id) > MAX_WORDS:
+        raise InvalidRequest(f"boot_id has more than {MAX_WORDS:,} characters")
+    if request.sample is not None and len(request.sample.gpus) > MAX_GPUS:
+        raise InvalidRequest(f"the sample has {len(request.sample.gpus):,} GPUs", f"a node has at most {MAX_GPUS:,}")
+    if request.inventory is not None:
+        _check_inventory(request.inventory)
+
+
+def _check_inventory(inventory: Inventory) -> None:
+    gpus = inventory.gpus
+    if len(gpus) > MAX_GPUS:
+        raise InvalidRequest(f"the inventory has {len(gpus):,} GPUs", f"a node has at most {MAX_GPUS:,}")
+    for gpu in gpus:
+        if not 0 <= gpu.index < MAX_GPUS:
+            raise InvalidRequest(f"a GPU has the index {gpu.index}", f"indices are 0 to {MAX_GPUS - 1}")
+        if not 0 <= (gpu.memory_total_bytes or 0) <= _MAX_MEMORY_BYTES:
+            raise InvalidRequest(f"GPU {gpu.index} has {gpu.memory_total_bytes} bytes of memory, which cannot be")
+    if not 0 <= inventory.cpus <= _MAX_CPUS:
+        raise InvalidRequest(f"the inventory has {inventory.cpus} CPUs, which cannot be")
+    if not 0 <= inventory.memory_total_bytes <= _MAX_MEMORY_BYTES:
+        raise InvalidRequest(f"the inventory has {inventory.memory_total_bytes} bytes of memory, which cannot be")
+    texts = [inventory.hostname, inventory.agent_version, inventory.driver_version or "", inventory.gpu_note]
+    if max(map(len, texts)) > MAX_WORDS or any(_longest(gpu) > MAX_WORDS for gpu in gpus):
+        raise InvalidRequest(f"a name or note in the inventory has more than {MAX_WORDS:,} characters")
+
+
+def _longest(gpu: Gpu) -> int:
+    return max(len(gpu.uuid), len(gpu.name), len(gpu.health_text))

@@ -1,0 +1,156 @@
+"""Everything the controller can be asked to do: the vocabulary of `decide`.
+
+A command carries all a decision needs beyond the view: what was looked up in the store beforehand, and any
+randomness. So the same command, view and clock always give the same decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpuq.model import AttemptUid, Job, JobId, NodeName, PutToken
+from gpuq.protocol import Selection, Submission, SyncRequest
+from gpuq.states import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks, as the API authenticated them. role: viewer, user, admin or node."""
+
+    user: str
+    role: str
+    node: NodeName | None = None
+
+    @property
+    def admin(self) -> bool:
+        return self.role == "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """ended: final states of the dependencies that the view no longer holds, as the store has them."""
+
+    actor: Actor
+    submission: Submission
+    ended: Mapping[JobId, JobState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """force ends a LOST job's attempt without proof that it is gone: the documented exception.
+
+    known, here and in the other verbs: what the store has for the ids that the view no longer holds.
+    """
+
+    actor: Actor
+    selection: Selection
+    known: Mapping[JobId, Job] = field(default_factory=dict)
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    actor: Actor
+    selection: Selection
+    known: Mapping[JobId, Job] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    actor: Actor
+    selection: Selection
+    known: Mapping[JobId, Job] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    actor: Actor
+    selection: Selection
+    known: Mapping[JobId, Job] = field(default_factory=dict)
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """New values for a queued job; None leaves a value alone. Of a running job only the comment may change."""
+
+    actor: Actor
+    id: JobId
+    known: Mapping[JobId, Job] = field(default_factory=dict)
+    priority: int | None = None
+    time_limit_seconds: int | None = None
+    name: str | None = None
+    comment: str | None = None
+    begin_at: float | None = None
+    max_retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolNode:
+    """token is the identity to store, made by the API; a name that is taken is refused."""
+
+    actor: Actor
+    name: NodeName
+    token: PutToken
+
+
+@dataclass(frozen=True, slots=True)
+class Cordon:
+    actor: Actor
+    name: NodeName
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncordon:
+    actor: Actor
+    name: NodeName
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Cordon, and let what runs there come to its end."""
+
+    actor: Actor
+    name: NodeName
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreToken:
+    """Add a token, or put a revoked one in its place."""
+
+    actor: Actor
+    token: PutToken
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A sync's report. ended are reported attempts the view does not hold but the store knows to have ended."""
+
+    request: SyncRequest
+    ended: frozenset[AttemptUid] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A node has been silent for the policy's lost_after."""
+
+    name: NodeName
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: begin times, back-offs, scheduling timeouts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Plan now. seed makes the uids of the attempts it grants: 20 random hex characters, new each time."""
+
+    seed: str
+
+
+UserCommand = Submit | Cancel | Hold | Release | Requeue | Update | EnrolNode | Cordon | Uncordon | Drain | StoreToken
+Command = UserCommand | Report | Silence | Tick | Schedule

@@ -1,0 +1,32 @@
+"""Decisions that only time and free room bring: begin times, back-offs, scheduling timeouts, and the plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpuq.model import AttemptUid
+from gpuq.scheduler import plan
+from gpuq.service import execution
+from gpuq.service.commands import Schedule
+from gpuq.service.draft import Draft
+from gpuq.states import JobState
+
+
+def tick(draft: Draft) -> None:
+    """Frees jobs whose begin time or back-off is over; fails those whose scheduling timeout is."""
+    wall = draft.now.wall
+    for job in draft.view.timed():
+        current = draft.job(job.id)
+        if current is None or current.state is not JobState.QUEUED:
+            continue
+        limit = current.scheduling_timeout_seconds
+        if limit is not None and current.ready and wall >= current.queued_at + limit:
+            execution.fail_unscheduled(draft, current)
+        elif current.eligible_at is not None and wall >= current.eligible_at:
+            draft.put_job(replace(current, eligible_at=None, queued_at=wall))
+
+
+def schedule(draft: Draft, command: Schedule) -> None:
+    """Grants what the planner places, in its order."""
+    for number, placement in enumerate(plan(draft.view, draft.now, draft.policy).placements):
+        execution.grant(draft, placement, AttemptUid(f"{command.seed}{number:04x}"))
