@@ -1,0 +1,245 @@
+"""The agent as a process: starts its parts, keeps them running, and ends cleanly, leaving its jobs alone.
+
+STATE/agent.lock    held while an agent uses this directory
+STATE/agent.json    name, pid and version of that agent, and whether the controller has answered it
+STATE/gpus.json     the GPUs seen in this boot: until the driver answers they are unknown rather than not there
+STATE/journal, STATE/runs/, STATE/launcher/     see agent/journal.py, runs.py, launcher_link.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import getpass
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from agent.claim import claim_real_gpus
+from agent.desk import AgentDesk
+from agent.gpus import RealGpus
+from agent.journal import Journal, JournalLost
+from agent.monitor import GpuSource, Monitor, inventory_hash, read_host_facts
+from agent.selection import ALL, parse_selection
+from agent.simulated import SimulatedGpus, parse_simulated
+from agent.sync import Exchange
+from gpuq.client.aio import AgentClient
+from gpuq.codec import decode, encode
+from gpuq.errors import Conflict, InvalidRequest
+from gpuq.model import Gpu, Inventory, NodeName
+from gpuq.protocol import POLL_SECONDS, LogReply, LogShipment, SyncReply, SyncRequest
+from gpuq.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+# Between a background loop's death and its next life: a defect that strikes each time must not fill the disk with
+# tracebacks, one that strikes once must not be noticed.
+RESTART_SECONDS, RESTART_MAX_SECONDS = 0.5, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """gpus limits what is offered ('1-3'); simulate offers pretend GPUs instead ('8xH100-80GB').
+
+    Without shared_account only jobs of the user named as this account are run: a job can do what the account can.
+    """
+
+    name: str
+    controller_url: str
+    token: str = field(repr=False)
+    ca_pem: str = field(repr=False)
+    state_dir: Path
+    gpus: str | None = None
+    simulate: str | None = None
+    shared_account: bool = False
+
+
+class Peer(Protocol):
+    """The controller, as gpuq.client.aio.AgentClient speaks to it."""
+
+    async def sync(self, request: SyncRequest) -> SyncReply: ...
+
+    async def ship_logs(self, shipment: LogShipment, body: bytes) -> LogReply: ...
+
+    async def close(self) -> None: ...
+
+
+def _client(settings: AgentSettings) -> Peer:
+    return AgentClient(settings.controller_url, settings.token, settings.ca_pem)
+
+
+async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], Peer] = _client) -> int:
+    """Runs the agent until SIGTERM or SIGINT; returns the exit status: 0, or 1 if its state on disk is lost.
+
+    Raises Conflict if another agent uses the state directory or the GPUs, InvalidRequest for settings that say
+    nothing, Incompatible if the state is of another version, OSError if the directory cannot be used.
+    """
+    state = settings.state_dir
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    with ExitStack() as stack:
+        stack.enter_context(_locked(state, settings.name))
+        host = read_host_facts()
+        source = _gpu_source(settings, state, host.boot_id, stack)
+        monitor = Monitor(source, host, state)
+        stack.callback(monitor.close)
+        journal = Journal(state / "journal", host.boot_id, time.time())
+        stack.callback(journal.close)
+        stack.enter_context(_signals(ended))
+        peer = connect(settings)
+        desk = AgentDesk(state, journal, peer)
+        loops: list[asyncio.Task[None]] = []
+        try:
+            only_user = None if settings.shared_account else getpass.getuser()
+            await desk.start(NodeName(settings.name), host.boot_id, only_user)
+            _announce(state, settings.name, connected=False)
+            exchange = Exchange(peer, desk, lambda connected: _announce(state, settings.name, connected))
+            watch = _Watch(monitor, desk, state / "gpus.json", host.boot_id)
+            await watch.look()  # so that the first thing the controller hears is what there is; takes seconds at most
+            for name, loop in (
+                ("work", desk.work),
+                ("exchange", exchange.run),
+                ("logs", desk.logs.run),
+                ("monitor", watch.run),
+            ):
+                loops.append(asyncio.create_task(_kept_running(name, loop, ended), name=name))
+            status = await ended
+            logger.info("agent.stopping status=%d", status)
+            return status
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await desk.close()
+            await peer.close()
+            (state / "agent.json").unlink(missing_ok=True)
+
+
+async def _kept_running(name: str, loop: Callable[[], Awaitable[None]], ended: asyncio.Future[int]) -> None:
+    """Runs a loop that never returns; when it dies it is started again, and the log says why."""
+    pause = RESTART_SECONDS
+    while True:
+        started = time.monotonic()
+        try:
+            await loop()
+        except JournalLost as error:
+            logger.critical("agent.state_lost text=%s", error)
+            if not ended.done():
+                ended.set_result(1)
+            return
+        except Exception:
+            logger.exception("loop.died name=%s", name)
+        if time.monotonic() - started > RESTART_MAX_SECONDS:
+            pause = RESTART_SECONDS
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, RESTART_MAX_SECONDS)
+
+
+@contextmanager
+def _signals(ended: asyncio.Future[int]) -> Iterator[None]:
+    """SIGTERM and SIGINT end the agent with status 0, a second one too; within it only."""
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if not ended.done():
+            ended.set_result(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _locked(state: Path, name: str) -> Iterator[None]:
+    """One agent per state directory: two would launch from one journal. Raises Conflict naming the other."""
+    fd = os.open(state / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            try:
+                other = json.loads((state / "agent.json").read_text())
+                who = f"the agent '{other['name']}' (pid {other['pid']})"
+            except (OSError, ValueError, LookupError, TypeError):
+                who = "another agent"
+            raise Conflict(f"{who} already uses {state}", f"stop it first, or give '{name}' another --home") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def _announce(state: Path, name: str, connected: bool) -> None:
+    own = {"name": name, "pid": os.getpid(), "version": VERSION, "connected": connected}
+    _write(state / "agent.json", own)
+
+
+def _write(path: Path, content: object) -> None:
+    """Replaces a small file, so that a reader sees the old one or the new one. A full disk is not worth ending for."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump(content, file)
+        fresh.replace(path)
+    except OSError as error:
+        logger.warning("state.not_written path=%s error=%r", path, str(error))
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def _gpu_source(settings: AgentSettings, state: Path, boot_id: str, stack: ExitStack) -> GpuSource:
+    if settings.simulate is not None:
+        return SimulatedGpus(parse_simulated(settings.simulate, NodeName(settings.name)))
+    selection = ALL if settings.gpus is None else parse_selection(settings.gpus)
+    if not selection.everything and not selection.indices and not selection.uuids:
+        return RealGpus(selection)  # none: they are anybody's to claim
+    stack.enter_context(claim_real_gpus(settings.name))
+    return RealGpus(selection, _known_gpus(state / "gpus.json", boot_id))
+
+
+def _known_gpus(path: Path, boot_id: str) -> tuple[Gpu, ...]:
+    try:
+        found = json.loads(path.read_bytes())
+        if found["boot_id"] != boot_id:
+            return ()
+        return tuple(decode(Gpu, gpu) for gpu in found["gpus"])
+    except (OSError, ValueError, LookupError, TypeError, InvalidRequest):
+        return ()
+
+
+class _Watch:
+    """Reads the machine before each heartbeat, and tells the desk what has changed."""
+
+    def __init__(self, monitor: Monitor, desk: AgentDesk, path: Path, boot_id: str) -> None:
+        self._monitor, self._desk, self._path, self._boot_id = monitor, desk, path, boot_id
+        self._told: Inventory | None = None
+
+    async def run(self) -> None:
+        """Never returns."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        sample = await asyncio.to_thread(self._monitor.sample, time.monotonic(), self._desk.gpus_held())
+        inventory = self._monitor.inventory()
+        if inventory != self._told:
+            self._told = inventory
+            logger.info("inventory.changed gpus=%d note=%s", len(inventory.gpus), inventory.gpu_note)
+            self._desk.set_inventory(inventory, inventory_hash(inventory))
+            if inventory.gpus and not inventory.simulated:
+                _write(self._path, {"boot_id": self._boot_id, "gpus": [encode(gpu) for gpu in inventory.gpus]})
+        self._desk.set_sample(sample)

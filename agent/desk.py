@@ -1,0 +1,312 @@
+"""Where an agent's threads come together: answers and run events go through Directives, and what follows is done.
+
+Everything passes one lock, in the order of arrival: decide, make durable, carry out. So a request never tells the
+controller of something that a crash could still undo, and a run starts only after its order is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Coroutine, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.directives import Accept, Action, Bar, Directives, Drop, Extend, Held, RecordEnd, Stop, Sweep
+from agent.executor import Executor
+from agent.journal import Journal, needs_sync
+from agent.logs import LogPeer, LogShipper
+from agent.runs import RunEvent
+from agent.standing import Standing
+from gpuq.model import AttemptUid, ExitRecord, Inventory, NodeName, NodeSample, RankPhase
+from gpuq.protocol import RunOrder, SyncReply, SyncRequest
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# That a run was accepted or has started waits this long for company; nobody does anything upon it but look. A job
+# shorter than this is told of once, not three times: a queue of them, 8 at a time, drained 4 to 40 % faster (the
+# machine was busy).
+PROGRESS_SECONDS = 0.025  # twice: until it is looked at here, and until it is told
+SWEEP_SECONDS = 5.0  # between tries to look for survivors where /proc cannot be read
+
+
+class AgentDesk:
+    """The agent's side of the exchange, and master of its runs and logs. All methods are for one event loop.
+
+    start, then run `work` and `logs.run` for as long as the agent lives, then close. JournalLost comes out of
+    whichever of its methods finds that the journal can no longer be trusted.
+    """
+
+    def __init__(self, state_dir: Path, journal: Journal, peer: LogPeer) -> None:
+        self._journal = journal
+        self.executor = Executor(state_dir, self._on_event)
+        self.logs = LogShipper(peer, self._log_shipped)
+        self.news = asyncio.Event()
+        self.directives: Directives  # from `start` on
+        self._lock = asyncio.Lock()
+        self._events: list[RunEvent] = []
+        self._arrived = asyncio.Event()
+        self._standing = Standing()
+        self._sample: NodeSample | None = None
+        self._begun: set[AttemptUid] = set()  # of those held, which the journal knows to have begun
+        self._sweeps: dict[AttemptUid, asyncio.Task[None]] = {}
+        self._busy: dict[AttemptUid, tuple[tuple[int, ...], float]] = {}
+        self._progress: asyncio.TimerHandle | None = None  # until progress is news
+        self._closed = False
+
+    async def start(self, node: NodeName, boot_id: str, only_user: str | None) -> None:
+        """Takes up what the journal and the runs on disk say."""
+        live = [h for h in self._journal.held if h.exit is None and h.boot_id == boot_id]
+        self._begun = {h.order.uid for h in live if h.begun}
+        await self.executor.start({(h.order.uid, h.order.rank): h.begun for h in live})
+        ends = {e.uid: e.exit for e in self._events if e.exit is not None}
+        held = [self._as_found(h, ends) for h in self._journal.held]
+        self.directives = Directives(
+            node,
+            boot_id,
+            self._journal.incarnation,
+            held,
+            unswept=self._journal.barred,
+            only_user=only_user,
+            epoch=self._journal.epoch,
+            wall=time.time(),
+        )
+        logger.info("agent.started incarnation=%d held=%d", self._journal.incarnation, len(held))
+        known = {h.order.uid: h.exit for h in self._journal.held}
+        found: list[Action] = [
+            RecordEnd(o.uid, o.rank, end) for o, end in self.directives.runs if end and known[o.uid] is None
+        ]
+        await self._carry_out(found)
+        self._follow_logs()
+        for uid in self._journal.barred:
+            self._sweep(uid)
+        self._tell()
+
+    def _as_found(self, held: Held, ends: dict[AttemptUid, ExitRecord]) -> Held:
+        """A journal's entry with what the disk says of its end; the supervisor's own word comes first.
+
+        One whose order was journaled before the agent died, and which was not launched, is not launched now: that the
+        controller was told of another end meanwhile, which did not reach the disk, cannot be ruled out.
+        """
+        uid = held.order.uid
+        end = held.exit or ends.get(uid)
+        try:
+            size = self.executor.log_path(uid, held.order.rank).stat().st_size
+        except OSError:
+            size = 0
+        return replace(held, exit=end, log_size=size)
+
+    async def close(self) -> None:
+        """Finishes what is being carried out and lets go; runs go on."""
+        async with self._lock:
+            self._closed = True
+        self._cancel_progress()
+        for task in self._sweeps.values():
+            task.cancel()
+        await asyncio.gather(*self._sweeps.values(), return_exceptions=True)
+        await self.executor.close()
+
+    # ------------------------------------------------------------ the exchange's side
+
+    async def request(self, wait_seconds: float) -> SyncRequest:
+        async with self._lock:
+            sample, self._sample = self._sample, None
+            self.news.clear()
+            self._cancel_progress()
+            request = self.directives.request(wait_seconds, sample)
+            self._tell()
+            return request
+
+    async def answered(self, reply: SyncReply, sent_at: float) -> bool:
+        """Takes an answer; returns whether it said anything new: leases and repeated stops are not."""
+        return await self._undisturbed(self._answer(reply, sent_at))
+
+    async def _answer(self, reply: SyncReply, sent_at: float) -> bool:
+        async with self._lock:
+            epoch = self.directives.applied[0]
+            actions = self.directives.answered(reply, sent_at, time.time())
+            await self._stay_heard(reply)
+            await self._carry_out(actions, self.directives.applied[0])
+            if self.directives.applied[0] != epoch:
+                self.logs.ask_again()
+                self._follow_logs()
+            self._tell()
+        return not all(isinstance(action, Extend | Stop) for action in actions)
+
+    async def _stay_heard(self, reply: SyncReply) -> None:
+        known = self._standing.answered(reply, self.directives.incarnation, self.directives.sequence)
+        if known is None:
+            return
+        incarnation = await asyncio.to_thread(self._journal.renew, known)
+        logger.warning(
+            "agent.renewed incarnation=%d known=%d text=the controller knew a newer agent of this name than this one; "
+            "if this goes on, two agents use the name",
+            incarnation,
+            known,
+        )
+        self.directives.renew(incarnation)
+
+    # ------------------------------------------------------------ the machine's side
+
+    def set_sample(self, sample: NodeSample) -> None:
+        """Rides along with the next request."""
+        self._sample = sample
+
+    def set_inventory(self, inventory: Inventory, digest: str) -> None:
+        self.directives.set_inventory(inventory, digest)
+        self._tell()
+
+    def gpus_held(self) -> dict[int, float]:
+        """Since when each GPU in use has been, by index, in monotonic seconds."""
+        return {index: since for gpus, since in self._busy.values() for index in gpus}
+
+    def _on_event(self, event: RunEvent) -> None:
+        self._events.append(event)
+        if event.phase is RankPhase.ENDED or event.stopping:
+            self._arrived.set()
+        else:
+            asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._arrived.set)
+
+    async def work(self) -> None:
+        """Takes run events as they come. Never returns."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if self._events:
+                await self._undisturbed(self._take_events())
+
+    async def _take_events(self) -> None:
+        async with self._lock:
+            events, self._events = self._events, []
+            actions: list[Action] = []
+            for event in events:
+                actions += self.directives.observed(event)
+            self._note_busy()
+            ended = {event.uid for event in events if event.exit is not None}
+            begun = {event.uid for event in events} - ended - self._begun
+            self._begun |= begun
+            await self._carry_out(actions, begun=begun)
+            self._tell()
+
+    async def _log_shipped(self, uid: AttemptUid, rank: int, size: int) -> None:
+        await self._undisturbed(self._take_shipped(uid, rank, size))
+
+    async def _take_shipped(self, uid: AttemptUid, rank: int, size: int) -> None:
+        async with self._lock:
+            await self._carry_out(self.directives.log_shipped(uid, rank, size))
+
+    @staticmethod
+    async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
+        """Does all of it even if the caller is cancelled half way: what is journaled must also be done."""
+        return await asyncio.shield(asyncio.ensure_future(work))
+
+    # ------------------------------------------------------------ doing
+
+    async def _carry_out(
+        self, actions: list[Action], epoch: int | None = None, begun: Collection[AttemptUid] = ()
+    ) -> None:
+        """Journals, then acts, in order. The lock is held, or nobody else is there yet."""
+        for action in await self._journaled(actions, epoch, begun):
+            if self._closed:
+                return
+            try:
+                self._do(action)
+            except Exception as error:
+                logger.exception("action.failed action=%s", type(action).__name__)
+                if isinstance(action, Accept):
+                    text = f"the agent failed to launch this: {type(error).__name__}"
+                    self.executor.abandon(action.order, text)
+
+    async def _journaled(self, actions: list[Action], epoch: int | None, begun: Collection[AttemptUid]) -> list[Action]:
+        """Makes them durable; returns those to carry out: on a full disk nothing is accepted."""
+        durable = any(needs_sync(action) for action in actions)
+        try:
+            if durable or epoch not in (None, self._journal.epoch):
+                await asyncio.to_thread(self._journal.write, actions, epoch, begun)
+            else:
+                self._journal.write(actions, None, begun)  # needs no sync
+        except OSError as error:
+            logger.error("journal.not_written error=%r", str(error))  # noqa: TRY400
+            text = f"the agent cannot write its journal: {error.strerror}"
+            for action in actions:
+                if isinstance(action, Accept):
+                    self.directives.not_journaled(action.order.uid, text, time.time())
+            # The rest is done all the same. An end that is not on disk is found again in the run's own record; a bar
+            # holds for as long as this agent lives, and answers from before its successor's start do not reach that.
+            return [action for action in actions if not isinstance(action, Accept)]
+        return actions
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Accept(order, deadline):
+                logger.info("run.accepted job=%s attempt=%d uid=%s", order.job.id, order.number, order.uid)
+                self._busy[order.uid] = (order.ranks[order.rank].gpus, time.monotonic())
+                self.executor.launch(order, deadline)
+                self.logs.watch(order.uid, order.rank, self._log_path(order), fresh=True)
+            case Stop(uid, rank, kind, grace_seconds):
+                if not self.executor.stop(uid, rank, kind, grace_seconds):
+                    logger.error("run.unstoppable uid=%s rank=%d", uid, rank)
+            case Extend(uid, rank, deadline):
+                self.executor.extend(uid, rank, deadline)
+            case Bar(uid, text):
+                logger.warning("run.barred uid=%s text=%s", uid, text)
+            case Sweep(uid):
+                self._sweep(uid)
+            case RecordEnd(uid, rank, end):
+                logger.info(
+                    "run.ended uid=%s rank=%d reason=%s exit_code=%s", uid, rank, end.reason.value, end.exit_code
+                )
+                self.logs.ended(uid, rank, end.log_size)
+            case Drop(uid, rank):
+                self._begun.discard(uid)
+                self.logs.dropped(uid, rank)
+                self.executor.remove(uid, rank)
+
+    def _sweep(self, uid: AttemptUid) -> None:
+        if uid not in self._sweeps:
+            self._sweeps[uid] = asyncio.ensure_future(self._swept(uid))
+
+    async def _swept(self, uid: AttemptUid) -> None:
+        while True:
+            try:
+                found = await self.executor.sweep(uid)
+                break
+            except Exception:
+                logger.exception("sweep.failed uid=%s", uid)
+                await asyncio.sleep(SWEEP_SECONDS)
+        del self._sweeps[uid]
+        async with self._lock:
+            self.directives.swept(uid, time.time(), found)
+            self._tell()
+
+    # ------------------------------------------------------------ keeping in step
+
+    def _tell(self) -> None:
+        if self.directives.is_urgent:
+            self.news.set()
+        elif self.directives.has_news and self._progress is None:
+            self._progress = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self.news.set)
+
+    def _cancel_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.cancel()
+            self._progress = None
+
+    def _follow_logs(self) -> None:
+        """Has every log that is held shipped, from wherever the controller says it stands."""
+        for order, end in self.directives.runs:
+            self.logs.watch(order.uid, order.rank, self._log_path(order), fresh=False)
+            if end is not None:
+                self.logs.ended(order.uid, order.rank, end.log_size)
+        self._note_busy()
+
+    def _note_busy(self) -> None:
+        live: Iterable[RunOrder] = [order for order, end in self.directives.runs if end is None]
+        now = time.monotonic()
+        self._busy = {order.uid: self._busy.get(order.uid, (order.ranks[order.rank].gpus, now)) for order in live}
+
+    def _log_path(self, order: RunOrder) -> Path:
+        return self.executor.log_path(order.uid, order.rank)

@@ -1,0 +1,492 @@
+"""What an agent holds, and what follows from each message and event. Pure: no clock, no disk, no process.
+
+Messages and run events go in, actions come out; the daemon carries actions out in the order given, the simulation
+plays them. The rules, each written for messages that are lost, repeated, reordered or late:
+
+- an attempt is accepted once: a run order for one that is held, barred or ended changes nothing;
+- an attempt to be stopped that was never accepted is barred: no later order can start it here;
+- an end is reported until the controller says forget, and its run is dropped only when its log has arrived too;
+- nothing follows from an answer older than the last one applied.
+
+What the caller owes: make Accept, Bar and RecordEnd of one call durable before it builds the next request, so that no
+controller is told what a crash could make this agent forget.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.runs import RunEvent
+from gpuq.codec import encode
+from gpuq.model import AttemptUid, EndReason, ExitRecord, Inventory, NodeName, NodeSample, OnLost, RankPhase, StopKind
+from gpuq.protocol import (
+    MAX_HOLDS,
+    MAX_REPORTS,
+    MAX_SYNC_BYTES,
+    PROTOCOL,
+    UNKNOWN_RANK,
+    RankReport,
+    RunOrder,
+    StopOrder,
+    SyncReply,
+    SyncRequest,
+)
+
+# Reports without news that ride along in turn: a controller that lost track hears of every attempt again within a few
+# requests. More than a node's GPUs, and few enough to keep a request small on a node with hundreds of runs.
+REFRESH = 16
+MAX_ORDER_BYTES = MAX_SYNC_BYTES // 2  # of described orders in one request; leaves room for the rest of the message
+_NOT_STARTED = "stopped before it was started here"
+_FOUND = "it ran here without this agent's knowledge, and was killed"
+_PHASES = tuple(RankPhase)  # in the order they are passed through
+
+
+# ---------------------------------------------------------------- what goes in
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One attempt as the journal knows it when the agent starts.
+
+    boot_id is of the boot it was accepted in; begun: its supervisor was heard; log_size is in bytes, at present.
+    """
+
+    order: RunOrder
+    boot_id: str
+    exit: ExitRecord | None = None
+    log_size: int = 0
+    begun: bool = False
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Journal durably, then launch. lease_deadline is on CLOCK_BOOTTIME; None means the run needs no lease."""
+
+    order: RunOrder
+    lease_deadline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the rank, launched or not. Repeated until the rank is seen stopping; doing it twice changes nothing."""
+
+    uid: AttemptUid
+    rank: int
+    kind: StopKind
+    grace_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """The run may go on until deadline, on CLOCK_BOOTTIME."""
+
+    uid: AttemptUid
+    rank: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Journal durably that this attempt must never start here."""
+
+    uid: AttemptUid
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Kill whatever lives of an attempt that is not held, wait until it is gone, then call `swept`."""
+
+    uid: AttemptUid
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEnd:
+    """Journal the end, so that it can be reported after a restart; durably, unless it is recorded with its run."""
+
+    uid: AttemptUid
+    rank: int
+    exit: ExitRecord
+    recorded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget the journal's entry or tombstone, and remove the run's directory if there is one."""
+
+    uid: AttemptUid
+    rank: int
+
+
+Action = Accept | Stop | Extend | Bar | Sweep | RecordEnd | Drop
+
+
+# ---------------------------------------------------------------- between
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One attempt held here. order is None for one that was barred before it was ever accepted.
+
+    phase ORDERED is a barred attempt whose remains are still being swept: held, not yet reported.
+    """
+
+    uid: AttemptUid
+    rank: int
+    order: RunOrder | None
+    phase: RankPhase
+    stopping: bool = False
+    started_at: float | None = None
+    exit: ExitRecord | None = None
+    shipped: int = 0  # bytes of log the controller has
+    deadline: float | None = None
+    stop: StopOrder | None = None  # the strongest seen
+    confirmed: bool = False  # the controller took a report of the present state
+    sent_in: int = 0  # sequence of the last request that carried the present state
+    described: bool = True  # False: the next report carries the order
+    forgotten: bool = False  # the controller has the end on record
+
+    def changed(self) -> None:
+        self.confirmed, self.sent_in, self.forgotten = False, 0, False
+
+    @property
+    def leased(self) -> bool:
+        return self.order is not None and self.order.job.on_lost is OnLost.FENCE
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing of it is needed any more: the end is on record and the whole log has arrived."""
+        return self.forgotten and self.exit is not None and self.shipped >= self.exit.log_size
+
+    def report(self, with_order: bool) -> RankReport:
+        return RankReport(
+            uid=self.uid,
+            rank=self.rank,
+            phase=self.phase,
+            stopping=self.stopping,
+            started_at=self.started_at,
+            exit=self.exit,
+            log_size=self.shipped if self.exit is None else self.exit.log_size,
+            order=self.order if with_order else None,
+        )
+
+
+class Directives:
+    """What an agent holds and what follows from each message and event.
+
+    held and barred come from the journal; unswept are barred attempts likewise, which are reported once `swept` says
+    that nothing lives of them. An attempt of another boot without an exit record ended with its machine: it is
+    reported as NODE_LOST. Ends this class writes down itself are stamped with `wall`, in wall seconds, as given to
+    the call they follow from. only_user, if not None, is the one user whose jobs are run here.
+
+    A barred attempt is reported with rank UNKNOWN_RANK where no order told the rank: the controller knows which of
+    the attempt's ranks is on this node.
+    """
+
+    def __init__(
+        self,
+        node: NodeName,
+        boot_id: str,
+        incarnation: int,
+        held: Iterable[Held],
+        barred: Iterable[AttemptUid] = (),
+        *,
+        unswept: Iterable[AttemptUid] = (),
+        only_user: str | None = None,
+        epoch: int = 0,
+        wall: float = 0.0,
+    ) -> None:
+        self.node, self.boot_id, self.incarnation = node, boot_id, incarnation
+        self.only_user = only_user
+        self.sequence = 0
+        self.applied = (epoch, 0)  # (epoch, generation) of the last answer applied
+        self._answered = 0  # sequence of the last answer applied
+        self._entries: dict[AttemptUid, _Entry] = {}
+        self._turn = 0  # where the refresh of reports without news goes on
+        self._news = self._urgent = True
+        self._inventory: Inventory | None = None
+        self._gpu_uuids: dict[int, str] = {}
+        self._hash = ""
+        self._hash_sent = (0, "")  # the last request that carried an inventory, and its hash
+        self._hash_confirmed: str | None = None
+        for h in held:
+            end = h.exit
+            if end is None and h.boot_id != boot_id:
+                text = "the machine was restarted under it"
+                end = ExitRecord(EndReason.NODE_LOST, ended_at=wall, text=text, log_size=h.log_size)
+            phase = RankPhase.ACCEPTED if end is None else RankPhase.ENDED
+            self._entries[h.order.uid] = _Entry(h.order.uid, h.order.rank, h.order, phase, exit=end)
+        for uid in barred:
+            if uid not in self._entries:
+                self._entries[uid] = _barred(uid, UNKNOWN_RANK, _NOT_STARTED, wall)
+        for uid in unswept:
+            if uid not in self._entries:
+                self._entries[uid] = _Entry(uid, UNKNOWN_RANK, None, RankPhase.ORDERED)
+
+    # ------------------------------------------------------------ out to the controller
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something changed since the last request was built that the controller should hear of."""
+        return self._news
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it should hear at once: more follows from it than that a run has come one step further."""
+        return self._news and self._urgent
+
+    @property
+    def holds(self) -> tuple[AttemptUid, ...]:
+        return tuple(e.uid for e in self._entries.values() if not e.forgotten)
+
+    @property
+    def runs(self) -> tuple[tuple[RunOrder, ExitRecord | None], ...]:
+        """Every accepted attempt that is held, with its end if it has ended."""
+        return tuple((e.order, e.exit) for e in self._entries.values() if e.order is not None)
+
+    def request(self, wait_seconds: float, sample: NodeSample | None = None) -> SyncRequest:
+        """The next request; each call uses up a sequence number, whether or not the request is ever sent."""
+        self.sequence += 1
+        self._news = self._urgent = False
+        with_inventory = self._hash != self._hash_confirmed and self._inventory is not None
+        if with_inventory:
+            self._hash_sent = (self.sequence, self._hash)
+        return SyncRequest(
+            protocol=PROTOCOL,
+            node=self.node,
+            boot_id=self.boot_id,
+            incarnation=self.incarnation,
+            sequence=self.sequence,
+            epoch=self.applied[0],
+            generation=self.applied[1],
+            holds=self._named(),
+            reports=tuple(self._reports()),
+            inventory=self._inventory if with_inventory else None,
+            inventory_hash=self._hash,
+            sample=sample,
+            wait_seconds=wait_seconds,
+        )
+
+    def _named(self) -> tuple[AttemptUid, ...]:
+        holds = self.holds
+        if len(holds) > MAX_HOLDS:  # what has not ended comes first: left out, it would seem to have vanished
+            holds = tuple(sorted(holds, key=lambda uid: self._entries[uid].exit is not None))[:MAX_HOLDS]
+        return holds
+
+    def _reports(self) -> Iterable[RankReport]:
+        told = [e for e in self._entries.values() if not e.forgotten and e.phase is not RankPhase.ORDERED]
+        news = [e for e in told if not e.confirmed or not e.described]
+        rest = [e for e in told if e.confirmed and e.described]
+        if rest:
+            start = self._turn % len(rest)
+            rest = (rest[start:] + rest[:start])[:REFRESH]
+            self._turn = start + len(rest)
+        if len(news) > MAX_REPORTS:
+            # What was sent least recently goes first, so that every report's turn comes even if answers get lost.
+            news.sort(key=lambda e: e.sent_in)
+        room = MAX_ORDER_BYTES
+        for entry in (news + rest)[:MAX_REPORTS]:
+            with_order = False
+            if not entry.described and entry.order is not None:
+                size = len(json.dumps(encode(entry.order)))
+                with_order = size <= room or room == MAX_ORDER_BYTES  # at least one a request, however large
+                room -= size if with_order else 0
+            entry.sent_in = self.sequence
+            yield entry.report(with_order)
+            if with_order or entry.order is None:
+                entry.described = True
+        # Reports past the cap and orders that found no room are news for the next request.
+        self._news = self._urgent = any(e.sent_in == 0 or not e.described for e in news)
+
+    def set_inventory(self, inventory: Inventory, hash: str) -> None:
+        """What the node offers now. Sent until an answer to a request that carried it arrives."""
+        self._inventory = inventory
+        self._gpu_uuids = {gpu.index: gpu.uuid for gpu in inventory.gpus}
+        if hash != self._hash:
+            self._news = self._urgent = True
+        self._hash = hash
+
+    # ------------------------------------------------------------ in from the controller
+
+    def answered(self, reply: SyncReply, sent_at: float, wall: float = 0.0) -> list[Action]:
+        """Apply an answer. sent_at is when the request it answers was sent, in seconds of CLOCK_BOOTTIME."""
+        if not self._is_next(reply):
+            return []
+        restored = reply.epoch > self.applied[0]
+        if restored:
+            # The controller came back in an older state: what it once acknowledged it may not know now.
+            self._hash_confirmed = None
+            for entry in self._entries.values():
+                entry.confirmed = entry.forgotten = False
+                entry.shipped = 0
+        self.applied = (reply.epoch, reply.generation)
+        self._answered = reply.sequence
+        for entry in self._entries.values():
+            entry.confirmed |= entry.sent_in == reply.sequence
+        if self._hash_sent[0] == reply.sequence:
+            self._hash_confirmed = self._hash_sent[1]
+        if restored and not all(e.confirmed for e in self._entries.values()):
+            self._news = self._urgent = True
+        if reply.want_inventory:
+            self._hash_confirmed = None
+            self._news = self._urgent = True
+        actions: list[Action] = []
+        # Stops before runs: an answer that says both means the attempt must not start.
+        for stop in reply.stop:
+            actions += self._stop(stop, wall)
+        deadline = sent_at + reply.lease_seconds
+        for order in reply.run:
+            actions += self._run(order, deadline, wall)
+        for uid in reply.extend:
+            actions += self._extend(uid, deadline)
+        for uid in reply.forget:
+            actions += self._forget(uid)
+        for uid in reply.describe:
+            if uid in self._entries:
+                self._entries[uid].changed()
+                self._entries[uid].described = False
+                self._news = self._urgent = True
+        return actions
+
+    def renew(self, incarnation: int) -> None:
+        """Speaks as this incarnation from now on, and tells everything again."""
+        self.incarnation, self._hash_confirmed = incarnation, None
+        for entry in self._entries.values():
+            entry.changed()
+        self._news = self._urgent = True
+
+    def _is_next(self, reply: SyncReply) -> bool:
+        if reply.superseded or reply.incarnation != self.incarnation:
+            return False
+        if not self._answered < reply.sequence <= self.sequence:
+            return False
+        return (reply.epoch, reply.generation) >= self.applied
+
+    def _run(self, order: RunOrder, deadline: float, wall: float) -> list[Action]:
+        entry = self._entries.get(order.uid)
+        if entry is not None:
+            entry.changed()  # whoever orders it has not heard, or has lost, what was reported
+            return []
+        if self._inventory is None and order.gpu_uuids:
+            return []  # the GPUs are not known yet; the order comes again
+        mismatch = self._mismatch(order)
+        self._news = True
+        if mismatch:
+            self._urgent = True
+            self._entries[order.uid] = _barred(order.uid, order.rank, mismatch, wall)
+            return [Bar(order.uid, mismatch)]
+        lease = deadline if order.job.on_lost is OnLost.FENCE else None
+        self._entries[order.uid] = _Entry(order.uid, order.rank, order, RankPhase.ACCEPTED, deadline=lease)
+        return [Accept(order, lease)]
+
+    def _mismatch(self, order: RunOrder) -> str | None:
+        """Why this order cannot be meant for this machine and account as they are, or None."""
+        if self.only_user is not None and order.job.user != self.only_user:
+            return f"the agent on {self.node} runs only jobs of {self.only_user} (started without --shared-account)"
+        if not 0 <= order.rank < len(order.ranks) or order.ranks[order.rank].node != self.node:
+            return f"the order is not for node {self.node}"
+        for index, uuid in zip(order.ranks[order.rank].gpus, order.gpu_uuids, strict=False):
+            here = self._gpu_uuids.get(index)
+            if here != uuid:
+                return f"GPU {index} was granted as {uuid} but is {here or 'not there'}"
+        return None
+
+    def _stop(self, stop: StopOrder, wall: float) -> list[Action]:
+        entry = self._entries.get(stop.uid)
+        if entry is None:
+            self._entries[stop.uid] = _Entry(stop.uid, UNKNOWN_RANK, None, RankPhase.ORDERED)
+            return [Bar(stop.uid, _NOT_STARTED), Sweep(stop.uid)]
+        if entry.exit is not None or entry.order is None:
+            entry.changed()
+            return []
+        known = entry.stop or stop
+        kind = stop.kind if stop.kind is StopKind.CANCEL else known.kind  # a cancel replaces any other kind
+        entry.stop = StopOrder(stop.uid, kind, min(known.grace_seconds, stop.grace_seconds))
+        if entry.stopping and entry.stop == known:
+            return []
+        return [Stop(entry.uid, entry.rank, entry.stop.kind, entry.stop.grace_seconds)]
+
+    def _extend(self, uid: AttemptUid, deadline: float) -> list[Action]:
+        entry = self._entries.get(uid)
+        if entry is None or entry.exit is not None or not entry.leased:
+            return []
+        if entry.deadline is not None and deadline <= entry.deadline:
+            return []
+        entry.deadline = deadline
+        return [Extend(uid, entry.rank, deadline)]
+
+    def _forget(self, uid: AttemptUid) -> list[Action]:
+        entry = self._entries.get(uid)
+        # A run that has not ended here is never forgotten: the controller will hear of it, and stop it if it must.
+        if entry is None or entry.exit is None:
+            return []
+        entry.forgotten = True
+        return self._drop_if_done(entry)
+
+    def _drop_if_done(self, entry: _Entry) -> list[Action]:
+        if not entry.done:
+            return []
+        del self._entries[entry.uid]
+        return [Drop(entry.uid, entry.rank)]
+
+    # ------------------------------------------------------------ in from this machine
+
+    def observed(self, event: RunEvent) -> list[Action]:
+        """A run's progress, by the executor's word, which may repeat itself and skip phases.
+
+        What goes back to an earlier phase, or follows the end, is ignored.
+        """
+        entry = self._entries.get(event.uid)
+        if entry is None:
+            ended = event.phase is RankPhase.ENDED
+            return [Drop(event.uid, event.rank) if ended else Sweep(event.uid)]
+        if entry.exit is not None or entry.order is None or _PHASES.index(event.phase) < _PHASES.index(entry.phase):
+            return []
+        before = (entry.phase, entry.stopping, entry.started_at)
+        entry.phase, entry.stopping = event.phase, entry.stopping or event.stopping
+        entry.started_at = entry.started_at if event.started_at is None else event.started_at
+        if event.exit is not None:
+            entry.phase, entry.exit = RankPhase.ENDED, event.exit
+        elif before == (entry.phase, entry.stopping, entry.started_at):
+            return []
+        entry.changed()
+        self._news = True
+        self._urgent |= entry.exit is not None
+        return [] if entry.exit is None else [RecordEnd(entry.uid, entry.rank, entry.exit, event.recorded)]
+
+    def swept(self, uid: AttemptUid, wall: float = 0.0, found: bool = False) -> list[Action]:
+        """Nothing lives of this attempt: if it is barred, that can be said now, and whether anything was found."""
+        entry = self._entries.get(uid)
+        if entry is not None and entry.phase is RankPhase.ORDERED:
+            self._entries[uid] = _barred(uid, entry.rank, _FOUND if found else _NOT_STARTED, wall, ran=found)
+            self._news = self._urgent = True
+        return []
+
+    def not_journaled(self, uid: AttemptUid, text: str, wall: float = 0.0) -> list[Action]:
+        """An Accept could not be made durable and was not launched: it never will be.
+
+        The bar is in memory only, which suffices: a later incarnation takes orders only from answers to its own
+        requests, and the controller computes those after it took, or for ever ignores, this one's report.
+        """
+        entry = self._entries[uid]
+        self._entries[uid] = _barred(uid, entry.rank, text, wall)
+        self._news = self._urgent = True
+        return []
+
+    def log_shipped(self, uid: AttemptUid, rank: int, size: int) -> list[Action]:
+        """The controller has the first `size` bytes of this log on disk; fewer than before if it was restored."""
+        entry = self._entries.get(uid)
+        if entry is None or entry.rank != rank:
+            return []
+        entry.shipped = size
+        return self._drop_if_done(entry)
+
+
+def _barred(uid: AttemptUid, rank: int, text: str, wall: float, ran: bool = False) -> _Entry:
+    reason = EndReason.SUPERVISOR_LOST if ran else EndReason.NEVER_STARTED
+    return _Entry(uid, rank, None, RankPhase.ENDED, exit=ExitRecord(reason, ended_at=wall, text=text))

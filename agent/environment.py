@@ -1,0 +1,98 @@
+"""The environment a job sees, and the set-up steps that come before it. Pure: nothing here looks at the machine.
+
+Later wins: the base (the submitter's environment, or the account's login environment on the node), the job's own
+changes (--env, --export), the virtual environment, and last what the job was granted, which nobody may replace: a
+CUDA_VISIBLE_DEVICES left in somebody's profile must not send a job to another's GPU.
+
+Of Slurm's variables only those that existing scripts read to find their place: SLURM_JOB_ID (as gpuq writes it, '1042'
+or '1042_7'), SLURM_ARRAY_JOB_ID, SLURM_ARRAY_TASK_ID, SLURM_NNODES, SLURM_NODEID, SLURM_JOB_NODELIST (names joined by
+commas), SLURM_PROCID, SLURM_LOCALID, SLURM_CPUS_PER_TASK, SLURM_SUBMIT_DIR. SLURM_NTASKS is left out on purpose:
+PyTorch Lightning takes it as proof that srun has started one process for each GPU, and would use a single one.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gpuq.model import JobSpec
+from gpuq.protocol import RunOrder
+
+_NOT_PASSED_ON = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "DBUS_SESSION_BUS_ADDRESS", "OLDPWD", "SHLVL", "_")
+# Of another job, or of the terminal it was submitted from.
+_PREFIXES_NOT_PASSED_ON = ("GPUQ_", "SLURM_", "SSH_", "XDG_")
+
+
+class Step(NamedTuple):
+    """One set-up step: what the log calls it, and the shell line."""
+
+    label: str
+    line: str
+
+
+def build(order: RunOrder, base: Mapping[str, str], cwd: str) -> dict[str, str]:
+    """The complete environment of this rank's job; base is order.spec.environment or the login environment."""
+    spec, rank = order.spec, order.ranks[order.rank]
+    env = {name: value for name, value in base.items() if _passes(name)}
+    env["PWD"] = cwd
+    env |= spec.changes
+    if spec.venv is not None:
+        env["VIRTUAL_ENV"] = spec.venv
+        env["PATH"] = f"{spec.venv}/bin:{env.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
+        env.pop("PYTHONHOME", None)
+    if rank.cpus and "OMP_NUM_THREADS" not in env:
+        env["OMP_NUM_THREADS"] = str(rank.cpus)
+    return env | granted(order, cwd)
+
+
+def granted(order: RunOrder, cwd: str) -> dict[str, str]:
+    """What the job is told of its place in the cluster."""
+    job, rank = order.job, order.ranks[order.rank]
+    gpus = ",".join(map(str, rank.gpus))
+    nodes = ",".join(r.node for r in order.ranks)
+    out = {
+        "GPUQ_JOB_ID": job.id,
+        "GPUQ_ATTEMPT": order.uid,  # the agent finds survivors of a dead supervisor by it
+        "GPUQ_ATTEMPT_NUMBER": str(order.number),
+        "GPUQ_RESTART_COUNT": str(order.number - 1),
+        "GPUQ_JOB_NAME": job.name,
+        "GPUQ_NODELIST": nodes,
+        "GPUQ_NNODES": str(len(order.ranks)),
+        "GPUQ_NODE_RANK": str(order.rank),
+        "GPUQ_NODENAME": rank.node,
+        "GPUQ_GPUS": gpus,
+        "GPUQ_CPUS": str(rank.cpus),
+        "GPUQ_SUBMIT_DIR": cwd,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that CUDA counts as NVML does
+        "CUDA_VISIBLE_DEVICES": gpus,
+        "SLURM_JOB_ID": job.id,
+        "SLURM_NNODES": str(len(order.ranks)),
+        "SLURM_JOB_NODELIST": nodes,
+        "SLURM_NODEID": str(order.rank),
+        "SLURM_PROCID": str(order.rank),
+        "SLURM_LOCALID": "0",
+        "SLURM_SUBMIT_DIR": cwd,
+    }
+    if rank.cpus:
+        out["SLURM_CPUS_PER_TASK"] = str(rank.cpus)
+    if job.index is not None:
+        out["GPUQ_ARRAY_JOB_ID"] = out["SLURM_ARRAY_JOB_ID"] = job.array_id
+        out["GPUQ_ARRAY_TASK_ID"] = out["SLURM_ARRAY_TASK_ID"] = str(job.index)
+    return out
+
+
+def setup_steps(spec: JobSpec) -> tuple[Step, ...]:
+    """The virtual environment's check, conda's activation and the --setup lines, in this order."""
+    steps = []
+    if spec.venv is not None:
+        python, text = shlex.quote(f"{spec.venv}/bin/python"), shlex.quote(f"no Python in {spec.venv}/bin")
+        steps.append(Step(f"venv {spec.venv}", f"[ -x {python} ] || {{ echo {text}; exit 1; }}"))
+    if spec.conda_env is not None:
+        line = f'eval "$("${{CONDA_EXE:-conda}}" shell.posix hook)" && conda activate {shlex.quote(spec.conda_env)}'
+        steps.append(Step(f"conda activate {spec.conda_env}", line))
+    return (*steps, *(Step(line, line) for line in spec.setup))
+
+
+def _passes(name: str) -> bool:
+    return bool(name) and name not in _NOT_PASSED_ON and not name.startswith(_PREFIXES_NOT_PASSED_ON)

@@ -1,0 +1,140 @@
+"""What the agent says of its machine: the inventory, which rarely changes, and a sample every few seconds.
+
+sample() is the one call that works and may block, for agent.gpus.DEADLINE_SECONDS at most while the driver is sick:
+give it to a thread, one call at a time. inventory() is what the last sample found and costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agent.gpus import GpuReading
+from gpuq.codec import encode
+from gpuq.model import Inventory, NodeSample
+from gpuq.version import VERSION
+
+
+class GpuSource(Protocol):
+    """Real or simulated GPUs."""
+
+    @property
+    def simulated(self) -> bool: ...
+
+    def read(self, now: float, held: Mapping[int, float]) -> GpuReading: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What does not change while the machine is up.
+
+    boot_id is the kernel's, so containers share it with their host and with each other. cpus are those this process
+    may run on; a cgroup's quota and memory limit are not looked at.
+    """
+
+    hostname: str
+    boot_id: str
+    cpus: int
+    memory_total_bytes: int
+
+
+def read_host_facts(proc: Path = Path("/proc")) -> HostFacts:
+    return HostFacts(
+        hostname=socket.gethostname(),
+        boot_id=(proc / "sys/kernel/random/boot_id").read_text().strip(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory_total_bytes=_meminfo(proc)["MemTotal"],
+    )
+
+
+class Monitor:
+    """Reads one machine. state_dir is the folder whose file system is reported as the node's disk."""
+
+    def __init__(self, source: GpuSource, host: HostFacts, state_dir: Path, proc: Path = Path("/proc")) -> None:
+        self._source = source
+        self._host = host
+        self._state_dir = state_dir
+        self._proc = proc
+        self._cpu_before: tuple[int, int] | None = None
+        self._inventory = self._take_stock(GpuReading((), (), note="the GPUs have not been read yet"))
+
+    def inventory(self) -> Inventory:
+        """What the node offers, as of the last sample; before the first it has no GPUs."""
+        return self._inventory
+
+    def sample(self, now: float, held: Mapping[int, float]) -> NodeSample:
+        """A reading of everything, one GpuSample per GPU of the inventory, which is brought up to date with it.
+
+        held says since when each GPU in use has been held, by index; it and now are monotonic seconds. It must not
+        change during the call: from an event loop, pass a copy. cpu_percent is of all CPUs of the machine since the
+        sample before, None in the first. The disk is None if it cannot be asked.
+        """
+        reading = self._source.read(now, held)
+        self._inventory = self._take_stock(reading)
+        memory = _meminfo(self._proc)
+        try:
+            disk = shutil.disk_usage(self._state_dir)
+        except OSError:
+            disk = None
+        return NodeSample(
+            gpus=reading.samples,
+            cpu_percent=self._cpu_percent(),
+            memory_used_bytes=memory["MemTotal"] - memory["MemAvailable"],
+            disk_total_bytes=disk and disk.total,
+            disk_used_bytes=disk and disk.used,
+        )
+
+    def close(self) -> None:
+        """Let go of the driver."""
+        self._source.close()
+
+    def _take_stock(self, reading: GpuReading) -> Inventory:
+        return Inventory(
+            hostname=self._host.hostname,
+            gpus=reading.gpus,
+            cpus=self._host.cpus,
+            memory_total_bytes=self._host.memory_total_bytes,
+            simulated=self._source.simulated,
+            agent_version=VERSION,
+            driver_version=reading.driver_version,
+            gpu_note=reading.note,
+        )
+
+    def _cpu_percent(self) -> float | None:
+        with open(self._proc / "stat") as file:
+            ticks = [int(n) for n in file.readline().split()[1:9]]  # guest time, which follows, is part of user time
+        total, idle = sum(ticks), ticks[3] + ticks[4]  # waiting for a disk is idle
+        before, self._cpu_before = self._cpu_before, (total, idle)
+        if before is None or total <= before[0]:
+            return None
+        # idle may run backwards by a tick when a CPU goes offline
+        busy = 1 - max(0, idle - before[1]) / (total - before[0])
+        return round(100 * max(0.0, busy), 1)
+
+
+def inventory_hash(inventory: Inventory) -> str:
+    """16 hexadecimal digits that change when anything in the inventory does."""
+    text = json.dumps(encode(inventory), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _meminfo(proc: Path) -> dict[str, int]:
+    """Bytes by name; only what is needed is parsed, since this runs every few seconds."""
+    found: dict[str, int] = {}
+    with open(proc / "meminfo") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            if name in ("MemTotal", "MemAvailable"):
+                found[name] = int(rest.split()[0]) << 10
+                if len(found) == 2:
+                    break
+    return found

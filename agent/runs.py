@@ -1,0 +1,156 @@
+"""The directory of one rank on this machine: what the supervisor (supervisor.py) and the agent tell each other by it.
+
+STATE/runs/UID.RANK/   supervisor  traces  log  sock  exit.json  job/script
+
+The script lies below a directory of its own: 'rm -rf "$(dirname "$0")"' at the end of a job is to delete nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.process_tree import start_time
+from agent.survivors import Launched
+from gpuq.codec import decode
+from gpuq.errors import InvalidRequest
+from gpuq.model import AttemptUid, EndReason, ExitRecord, RankPhase
+
+_BARRED = "barred"
+# The end last: half a run never misleads.
+_FILES = ("log", "job/script", "sock", "exit.tmp", "traces", "supervisor", "exit.json")
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """What became of a rank. Phases only advance; exit is set with ENDED, when the whole process tree is gone.
+
+    recorded: the exit record is on disk, for good, in the run's directory.
+    """
+
+    uid: AttemptUid
+    rank: int
+    phase: RankPhase
+    stopping: bool = False
+    started_at: float | None = None
+    exit: ExitRecord | None = None
+    recorded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who supervises a run: a pid alone could be anybody's by now."""
+
+    boot_id: str
+    pid: int
+    start: int  # clock ticks from boot
+
+    def alive(self) -> bool:
+        """Whether that process runs; only meaningful under the same boot id."""
+        return start_time(self.pid) == self.start
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def script(self) -> Path:
+        return self.path / "job" / "script"
+
+    @property
+    def sock(self) -> Path:
+        return self.path / "sock"
+
+    def create(self, script: str | None) -> None:
+        """Makes the directory, with the job's script in it. Raises OSError."""
+        self.path.mkdir(mode=0o700)
+        if script is not None:
+            self.script.parent.mkdir(mode=0o700)
+            fd = os.open(self.script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+            with os.fdopen(fd, "wb") as file:
+                file.write(script.encode(errors="surrogateescape"))
+
+    def identity(self) -> Identity | None:
+        """The supervisor's identity, or None if there never was one and, since now, never will be.
+
+        That is made sure by taking its name: a supervisor that is late (the launcher may still have its order) finds
+        it taken and starts nothing. Raises OSError if the name cannot be taken.
+        """
+        mark = self.path / "supervisor"
+        with contextlib.suppress(FileExistsError):
+            mark.symlink_to(_BARRED)
+        text = str(mark.readlink())
+        if text == _BARRED:
+            return None
+        boot_id, pid, start = text.split(":")
+        return Identity(boot_id, int(pid), int(start))
+
+    def exit_record(self) -> ExitRecord | None:
+        """The supervisor's record of the end, if it has written one. Raises ValueError if it cannot be read.
+
+        It is renamed into place whole and fsynced: that is a damaged disk then, not a moment in between.
+        """
+        try:
+            return decode(ExitRecord, json.loads((self.path / "exit.json").read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, InvalidRequest) as error:
+            raise ValueError(f"the exit record is damaged: {error}") from error
+
+    def launched(self) -> Launched | None:
+        """What the supervisor noted of what it started last, if it came to that."""
+        try:
+            text = str((self.path / "traces").readlink())
+            launcher, since, pipe, leader, start = map(int, text.split(":"))
+        except (OSError, ValueError):
+            return None
+        return Launched((launcher, since), pipe, (leader, start))
+
+    @property
+    def was_begun(self) -> bool:
+        """Whether a supervisor has left anything here."""
+        return any(os.path.lexists(self.path / name) for name in ("log", "sock", "traces", "exit.json"))
+
+    def end(self, reason: EndReason, at: float, text: str) -> ExitRecord:
+        """The end of a run whose supervisor cannot tell it: nothing is made up but that it ended."""
+        return ExitRecord(reason, at, text=text, log_size=self.log_size())
+
+    def log_size(self) -> int:
+        try:
+            return self.log.stat().st_size
+        except OSError:  # it never came to be
+            return 0
+
+    def remove(self) -> None:
+        """Deletes it, as far as it can be deleted."""
+        for name in _FILES:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.path}/{name}")  # noqa: PTH108 -- half the time of a Path, and there are many
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.script.parent.rmdir()
+            self.path.rmdir()
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)  # the job has put something there
+
+
+def existing(runs: Path) -> Iterator[tuple[AttemptUid, int, RunDir]]:
+    """Every run below a directory of runs, by name."""
+    for path in sorted(runs.iterdir()):
+        uid, _, rank = path.name.rpartition(".")
+        if uid and rank.isdigit():
+            yield AttemptUid(uid), int(rank), RunDir(path)
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,272 @@
+/* A stand-in for NVIDIA's libnvidia-ml.so.1: the part of its public interface gpuq calls, without a GPU.
+ *
+ * Its state is the text file named by FAKE_NVML, read again at each call, so a test changes the machine while the
+ * library is in use. Lines:
+ *
+ *     driver TEXT          version of the driver
+ *     fail CODE            every call returns this NVML error
+ *     hang                 every call waits until this line is gone
+ *     gpu KEY=VALUE|...    one device; the order of lines is the index
+ *
+ * Keys: uuid name bus total reserved used util temp power (milliwatts) pids (comma list), and fail=CODE for every call
+ * on the device. A key left out is not supported; a value '!CODE' makes that call return the error. A device once
+ * seen with fail=15 (lost) stays lost until the library is initialised anew, as the real one does.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    SUCCESS = 0,
+    UNINITIALIZED = 1,
+    INVALID_ARGUMENT = 2,
+    NOT_SUPPORTED = 3,
+    NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7,
+    DRIVER_NOT_LOADED = 9,
+    GPU_IS_LOST = 15,
+    RESET_REQUIRED = 16,
+    LIB_RM_VERSION_MISMATCH = 18,
+    ARGUMENT_VERSION_MISMATCH = 25,
+    UNKNOWN = 999
+};
+
+#define MAX_GPUS 64
+
+typedef struct {
+    char driver[80];
+    int fail, hang, count;
+    char gpus[MAX_GPUS][512];
+} State;
+
+typedef struct { unsigned long long total, free, used; } Memory;
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } MemoryV2;
+typedef struct { unsigned gpu, memory; } Utilization;
+typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } Process;
+typedef struct {
+    char bus_legacy[16];
+    unsigned domain, bus, device, device_id, subsystem_id;
+    char bus_id[32];
+} Pci;
+
+static int initialised;
+static int lost[MAX_GPUS];
+static int handles[MAX_GPUS]; /* a handle is the address of one of these */
+
+static int load(State *state) {
+    char line[600];
+    memset(state, 0, sizeof *state);
+    strcpy(state->driver, "0");
+    const char *path = getenv("FAKE_NVML");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    if (!file) return 0;
+    while (fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\n")] = 0;
+        if (!strncmp(line, "driver ", 7)) snprintf(state->driver, sizeof state->driver, "%.79s", line + 7);
+        else if (!strncmp(line, "fail ", 5)) state->fail = atoi(line + 5);
+        else if (!strcmp(line, "hang")) state->hang = 1;
+        else if (!strncmp(line, "gpu ", 4) && state->count < MAX_GPUS)
+            snprintf(state->gpus[state->count++], sizeof state->gpus[0], "%.511s", line + 4);
+    }
+    fclose(file);
+    return 1;
+}
+
+/* What every call does first: wait while the driver hangs, then say whether it fails as a whole. */
+static int enter(State *state) {
+    int there = load(state);
+    while (there && state->hang) {
+        usleep(5000);
+        there = load(state);
+    }
+    if (!there) return DRIVER_NOT_LOADED;
+    return state->fail;
+}
+
+static int in_session(State *state) {
+    int code = enter(state);
+    return code ? code : initialised ? SUCCESS : UNINITIALIZED;
+}
+
+/* The value of a key of a device: SUCCESS, NOT_SUPPORTED, or the error the state file asks for. */
+static int value(const State *state, int index, const char *key, char *out, size_t size) {
+    char copy[512], *rest = copy, *part;
+    size_t length = strlen(key);
+    snprintf(copy, sizeof copy, "%s", state->gpus[index]);
+    while ((part = strsep(&rest, "|"))) {
+        if (strncmp(part, key, length) || part[length] != '=') continue;
+        part += length + 1;
+        if (part[0] == '!') return atoi(part + 1);
+        if (strlen(part) + 1 > size) return INSUFFICIENT_SIZE;
+        strcpy(out, part);
+        return SUCCESS;
+    }
+    return NOT_SUPPORTED;
+}
+
+/* The index of a handle, after the checks every call on a device begins with. */
+static int device(State *state, const int *handle, int *index) {
+    char text[32];
+    int code = in_session(state);
+    if (code) return code;
+    if (handle < handles || handle >= handles + state->count) return INVALID_ARGUMENT;
+    *index = (int)(handle - handles);
+    if (lost[*index]) return GPU_IS_LOST;
+    if (value(state, *index, "fail", text, sizeof text)) return SUCCESS;
+    lost[*index] = atoi(text) == GPU_IS_LOST;
+    return atoi(text);
+}
+
+static int text_of(const int *handle, const char *key, char *out, unsigned size) {
+    State state;
+    int index, code = device(&state, handle, &index);
+    return code ? code : value(&state, index, key, out, size);
+}
+
+static int number_of(const int *handle, const char *key, unsigned long long *out) {
+    char text[64];
+    int code = text_of(handle, key, text, sizeof text);
+    if (!code) *out = strtoull(text, NULL, 10);
+    return code;
+}
+
+int nvmlInitWithFlags(unsigned flags) {
+    State state;
+    (void)flags;
+    int code = enter(&state);
+    if (code) return code;
+    memset(lost, 0, sizeof lost);
+    initialised++;
+    return SUCCESS;
+}
+
+int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+
+int nvmlShutdown(void) {
+    State state;
+    int code = in_session(&state);
+    if (!code) initialised--;
+    return code;
+}
+
+const char *nvmlErrorString(int code) {
+    switch (code) {
+    case SUCCESS: return "Success";
+    case UNINITIALIZED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
+    case NOT_SUPPORTED: return "Not Supported";
+    case NOT_FOUND: return "Not Found";
+    case INSUFFICIENT_SIZE: return "Insufficient Size";
+    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
+    case GPU_IS_LOST: return "GPU is lost";
+    case RESET_REQUIRED: return "GPU requires reset";
+    case LIB_RM_VERSION_MISMATCH: return "Driver/library version mismatch";
+    case ARGUMENT_VERSION_MISMATCH: return "Argument version mismatch";
+    default: return "Unknown Error";
+    }
+}
+
+int nvmlSystemGetDriverVersion(char *out, unsigned size) {
+    State state;
+    int code = in_session(&state);
+    if (code) return code;
+    if (strlen(state.driver) + 1 > size) return INSUFFICIENT_SIZE;
+    strcpy(out, state.driver);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetCount_v2(unsigned *out) {
+    State state;
+    int code = in_session(&state);
+    if (!code) *out = (unsigned)state.count;
+    return code;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, int **out) {
+    State state;
+    int found, code = in_session(&state);
+    if (code) return code;
+    if (index >= (unsigned)state.count) return INVALID_ARGUMENT;
+    *out = &handles[index];
+    return device(&state, *out, &found);
+}
+
+int nvmlDeviceGetIndex(const int *handle, unsigned *out) {
+    State state;
+    int index, code = device(&state, handle, &index);
+    if (!code) *out = (unsigned)index;
+    return code;
+}
+
+int nvmlDeviceGetName(const int *handle, char *out, unsigned size) { return text_of(handle, "name", out, size); }
+
+int nvmlDeviceGetUUID(const int *handle, char *out, unsigned size) { return text_of(handle, "uuid", out, size); }
+
+int nvmlDeviceGetPciInfo_v3(const int *handle, Pci *out) {
+    memset(out, 0, sizeof *out);
+    int code = text_of(handle, "bus", out->bus_id, sizeof out->bus_id);
+    if (code) return code;
+    if (sscanf(out->bus_id, "%x:%x:%x", &out->domain, &out->bus, &out->device) != 3) return UNKNOWN;
+    snprintf(out->bus_legacy, sizeof out->bus_legacy, "%04x:%02x:%02x.0", out->domain & 0xffff, out->bus & 0xff,
+             out->device & 0xff);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMemoryInfo_v2(const int *handle, MemoryV2 *out) {
+    if (out->version != (sizeof *out | 2u << 24)) return ARGUMENT_VERSION_MISMATCH;
+    int code = number_of(handle, "total", &out->total);
+    if (code) return code;
+    out->reserved = 0;
+    if (number_of(handle, "reserved", &out->reserved) == UNKNOWN) return UNKNOWN;
+    if ((code = number_of(handle, "used", &out->used))) return code;
+    out->free = out->total - out->reserved - out->used;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMemoryInfo(const int *handle, Memory *out) {
+    unsigned long long reserved = 0;
+    int code = number_of(handle, "total", &out->total);
+    if (code || (code = number_of(handle, "used", &out->used))) return code;
+    number_of(handle, "reserved", &reserved);
+    out->used += reserved; /* version 1 has no field for it */
+    out->free = out->total - out->used;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUtilizationRates(const int *handle, Utilization *out) {
+    unsigned long long percent;
+    int code = number_of(handle, "util", &percent);
+    if (!code) *out = (Utilization){(unsigned)percent, 0};
+    return code;
+}
+
+int nvmlDeviceGetTemperature(const int *handle, int sensor, unsigned *out) {
+    unsigned long long degrees;
+    if (sensor != 0) return INVALID_ARGUMENT;
+    int code = number_of(handle, "temp", &degrees);
+    if (!code) *out = (unsigned)degrees;
+    return code;
+}
+
+int nvmlDeviceGetPowerUsage(const int *handle, unsigned *out) {
+    unsigned long long milliwatts;
+    int code = number_of(handle, "power", &milliwatts);
+    if (!code) *out = (unsigned)milliwatts;
+    return code;
+}
+
+/* Every process is said to use 1 GiB. *count is the room there is, and then what is needed. */
+int nvmlDeviceGetComputeRunningProcesses_v3(const int *handle, unsigned *count, Process *out) {
+    char text[256], *rest = text, *part;
+    unsigned room = *count, found = 0;
+    int code = text_of(handle, "pids", text, sizeof text);
+    if (code) return code;
+    while ((part = strsep(&rest, ","))) {
+        if (!*part) continue;
+        if (found < room) out[found] = (Process){(unsigned)atoi(part), 1ull << 30, ~0u, ~0u};
+        found++;
+    }
+    *count = found;
+    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}

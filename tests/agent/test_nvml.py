@@ -1,0 +1,273 @@
+"""Real readings through pynvml and ctypes, from a library of our own that stands in for the driver's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.gpus import RealGpus
+from agent.nvml import REPROBE_SECONDS
+from agent.selection import ALL
+from gpuq.model import Gpu, GpuHealth
+from tests.agent.fake_nvml.machine import DEADLINE_SECONDS, Machine, build_library, gpu
+
+GIB = 1 << 30
+SILENT = f"the NVIDIA driver did not answer within {DEADLINE_SECONDS:g} s"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_library(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
+    with Machine(library, tmp_path) as machine:
+        yield machine
+
+
+def health(reading: dict[str, Any]) -> list[str]:
+    return [g["health"] for g in reading["gpus"]]
+
+
+def texts(reading: dict[str, Any]) -> list[str]:
+    return [g["health_text"] for g in reading["gpus"]]
+
+
+def read_until_known(machine: Machine) -> dict[str, Any]:
+    deadline = time.monotonic() + 20
+    while "unknown" in health(reading := machine.read()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return reading
+
+
+def test_inventory_and_sample_come_as_the_driver_tells_them(machine: Machine) -> None:
+    reading = machine.read()
+    assert reading["driver_version"] == "550.54.15"
+    assert reading["note"] == ""
+    assert [g["index"] for g in reading["gpus"]] == [0, 1, 2]
+    assert reading["gpus"][1] == {
+        "index": 1,
+        "uuid": "GPU-00000001",
+        "name": "NVIDIA H100 80GB HBM3",
+        "memory_total_bytes": 80 * GIB,
+        "health": "ok",
+        "health_text": "",
+    }
+    assert reading["samples"][1] == {
+        "index": 1,
+        "memory_used_bytes": GIB,  # without what the driver keeps for itself
+        "utilization_percent": 41,
+        "temperature_c": 51,
+        "power_w": 300.5,
+    }
+
+
+def test_index_order_is_pci_bus_order(machine: Machine) -> None:
+    machine.read()
+    told = machine.more()
+    assert told["buses"] == sorted(told["buses"])
+
+
+def test_samples_follow_the_machine_while_it_runs(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(0, util=97, used=70 * GIB, pids="41,42"), gpu(1), gpu(2)])
+    sample = machine.read()["samples"][0]
+    assert (sample["utilization_percent"], sample["memory_used_bytes"]) == (97, 70 * GIB)
+    assert machine.more()["pids"] == [[41, 42], [], []]
+
+
+def test_unsupported_fields_are_none_and_zero_stays_zero(machine: Machine) -> None:
+    machine.has([gpu(0, util=None, temp=None, power=None, total=None), gpu(1, util=0, used=0, power=0)])
+    reading = machine.read()
+    assert health(reading) == ["ok", "ok"]
+    assert reading["gpus"][0]["memory_total_bytes"] is None
+    assert reading["samples"][0] == {
+        "index": 0,
+        "memory_used_bytes": None,
+        "utilization_percent": None,
+        "temperature_c": None,
+        "power_w": None,
+    }
+    assert reading["samples"][1]["utilization_percent"] == 0
+    assert reading["samples"][1]["power_w"] == 0.0
+
+
+def test_one_field_in_error_is_unknown_and_does_not_condemn_the_device(machine: Machine) -> None:
+    machine.has([gpu(0, power="!999"), gpu(1)])
+    reading = machine.read()
+    assert health(reading) == ["ok", "ok"]
+    assert reading["samples"][0]["power_w"] is None
+
+
+def test_one_lost_device_is_quarantined_alone_and_keeps_its_facts(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(0), gpu(1, fail=15), gpu(2)])
+    reading = machine.read()
+    assert health(reading) == ["ok", "quarantined", "ok"]
+    assert texts(reading)[1] == "NVML: GPU is lost"
+    assert reading["gpus"][1]["uuid"] == "GPU-00000001"
+    assert reading["gpus"][1]["memory_total_bytes"] == 80 * GIB
+    assert reading["samples"][1]["memory_used_bytes"] is None
+    assert reading["samples"][2]["utilization_percent"] == 42
+    assert reading["note"] == ""
+
+
+def test_device_lost_before_it_was_ever_read_is_quarantined_without_facts(machine: Machine) -> None:
+    machine.has([gpu(0), gpu(1, fail=16)])
+    reading = machine.read()
+    assert health(reading) == ["ok", "quarantined"]
+    assert (reading["gpus"][1]["uuid"], reading["gpus"][1]["name"]) == ("", "unknown GPU")
+    machine.has([gpu(0), gpu(1)])
+    assert [g["uuid"] for g in machine.read()["gpus"]] == ["GPU-00000000", "GPU-00000001"]
+
+
+def test_lost_device_that_came_back_is_seen_by_the_next_session(machine: Machine) -> None:
+    machine.read(now=0)
+    machine.has([gpu(0), gpu(1, fail=15), gpu(2)])
+    assert health(machine.read(now=5)) == ["ok", "quarantined", "ok"]
+    machine.has([gpu(0), gpu(1), gpu(2)])
+    assert health(machine.read(now=10)) == ["ok", "quarantined", "ok"]  # as the driver still says in this session
+    assert health(machine.read(now=REPROBE_SECONDS)) == ["ok", "ok", "ok"]
+
+
+def test_device_the_driver_no_longer_lists_keeps_its_index_and_moves_no_other(machine: Machine) -> None:
+    machine.read(now=0)
+    machine.has([gpu(0), gpu(1, fail=15), gpu(2)])
+    machine.read(now=0)
+    machine.has([gpu(0), gpu(2)])
+    reading = machine.read(now=REPROBE_SECONDS)
+    assert [(g["index"], g["uuid"], g["health"]) for g in reading["gpus"]] == [
+        (0, "GPU-00000000", "ok"),
+        (1, "GPU-00000001", "quarantined"),
+        (2, "GPU-00000002", "ok"),
+    ]
+    assert [s["index"] for s in reading["samples"]] == [0, 1, 2]
+    assert reading["samples"][2]["utilization_percent"] == 42
+
+
+def test_no_readable_device_means_unknown_not_quarantined(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(i, fail=15) for i in range(3)])
+    reading = machine.read()
+    assert health(reading) == ["unknown"] * 3
+    assert reading["note"] == "NVML: GPU is lost"
+
+
+def test_driver_mismatch_makes_all_unknown_until_it_is_mended(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(0), gpu(1), gpu(2)], also="fail 18")
+    reading = machine.read()
+    assert health(reading) == ["unknown"] * 3
+    assert "mismatch" in reading["note"]
+    assert texts(reading) == [reading["note"]] * 3
+    assert reading["samples"][0]["utilization_percent"] is None
+    machine.has([gpu(0), gpu(1), gpu(2)], driver="560.1")
+    reading = machine.read()
+    assert health(reading) == ["ok"] * 3
+    assert reading["driver_version"] == "560.1"
+
+
+def test_driver_not_loaded_from_the_start_offers_nothing_and_says_why(machine: Machine) -> None:
+    machine.has([], also="fail 9")
+    reading = machine.read()
+    assert (reading["gpus"], reading["note"]) == ([], "NVML: Driver Not Loaded")
+
+
+def test_driver_without_devices_says_so(machine: Machine) -> None:
+    machine.has([])
+    reading = machine.read()
+    assert (reading["gpus"], reading["note"]) == ([], "the NVIDIA driver lists no GPUs")
+
+
+def test_gpus_known_from_before_the_agents_start_are_unknown_while_the_driver_fails(
+    library: Path, tmp_path: Path
+) -> None:
+    known = [Gpu(0, "GPU-00000000", "NVIDIA H100 80GB HBM3", 80 * GIB)]
+    with Machine(library, tmp_path, known=known) as machine:
+        machine.has([], also="fail 9")
+        reading = machine.read()
+        assert health(reading) == ["unknown"]
+        assert reading["gpus"][0]["uuid"] == "GPU-00000000"
+        machine.has([gpu(0)])
+        assert health(machine.read()) == ["ok"]
+
+
+def test_hanging_driver_is_unknown_within_the_deadline_without_piling_up_threads_and_recovers(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(0), gpu(1), gpu(2)], also="hang")
+    for _ in range(5):
+        reading = machine.read()
+        assert health(reading) == ["unknown"] * 3
+        assert texts(reading) == [SILENT] * 3
+        assert reading["threads"] == 2
+    machine.has([gpu(0, util=7), gpu(1), gpu(2)])
+    reading = read_until_known(machine)
+    assert health(reading) == ["ok"] * 3
+    assert reading["samples"][0]["utilization_percent"] == 7
+
+
+def test_driver_that_hangs_while_it_is_opened_is_read_once_it_answers(machine: Machine) -> None:
+    machine.has([gpu(0)], also="hang")
+    reading = machine.read()
+    assert (reading["gpus"], reading["note"]) == ([], SILENT)
+    machine.has([gpu(0)])
+    deadline = time.monotonic() + 20
+    while not (reading := machine.read())["gpus"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert health(reading) == ["ok"]
+
+
+def test_reader_with_a_hanging_driver_still_ends(library: Path, tmp_path: Path) -> None:
+    with Machine(library, tmp_path) as machine:
+        machine.has([gpu(0)], also="hang")
+        machine.read()
+        said, _ = machine.process.communicate(timeout=20)
+        assert machine.process.returncode == 0
+        assert '"threads": 2' in said
+        machine.ended = True
+
+
+def test_selection_limits_the_offer_and_keeps_indices(library: Path, tmp_path: Path) -> None:
+    with Machine(library, tmp_path, selection="1,GPU-00000002,7") as machine:
+        reading = machine.read()
+    assert [g["index"] for g in reading["gpus"]] == [1, 2]
+    assert [s["utilization_percent"] for s in reading["samples"]] == [41, 42]
+    assert reading["note"] == "--gpus names 7, which this machine does not have"
+
+
+def test_broken_library_is_a_failing_driver_not_a_machine_without_gpus(tmp_path: Path) -> None:
+    (tmp_path / "libnvidia-ml.so.1").write_text("not a library")
+    with Machine(tmp_path, tmp_path, known=[Gpu(0, "GPU-a", "x", None)]) as machine:
+        reading = machine.read()
+    assert health(reading) == ["unknown"]
+    assert reading["note"].startswith("libnvidia-ml.so.1 cannot be loaded:")
+
+
+@pytest.mark.gpu
+def test_real_gpus_read_as_nvidia_smi_says() -> None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        pytest.skip("no nvidia-smi: this machine has no NVIDIA GPU")
+    query = [tool, "--query-gpu=index,uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    asked = subprocess.run(query, capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        pytest.skip(f"nvidia-smi fails: {asked.stdout.strip()}")
+    source = RealGpus(ALL, deadline_seconds=60)
+    reading = source.read(0, {})
+    source.close()
+    told = [
+        f"{g.index}, {g.uuid}, {g.name}, {(g.memory_total_bytes or 0) >> 20}, {reading.driver_version}"
+        for g in reading.gpus
+    ]
+    assert told == asked.stdout.splitlines()
+    assert all(g.health is GpuHealth.OK for g in reading.gpus)
+    for sample in reading.samples:
+        assert sample.utilization_percent is None or 0 <= sample.utilization_percent <= 100
+        assert sample.temperature_c is None or 0 < sample.temperature_c < 120
