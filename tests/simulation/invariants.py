@@ -1,0 +1,137 @@
+"""What must always hold (DESIGN section 8), checked against what really is on the machines, not against records."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gpuq.cluster import Cluster
+from gpuq.model import Attempt, EndReason, JobId, OnLost, StopKind
+from gpuq.scheduler import plan
+from gpuq.states import JobState
+from tests.simulation.world import PATIENCE_SECONDS, TROUBLE_SECONDS, Broken, World, release_held
+
+
+def check(world: World) -> None:
+    """After every step. Numbers are those of section 8."""
+    _one_holder_a_gpu(world)
+    _one_live_attempt_a_job(world)
+    _held_until_gone(world)
+    _acknowledged_is_durable(world)
+    _acknowledged_is_known(world)
+
+
+def _one_holder_a_gpu(world: World) -> None:  # 1
+    holders = Counter(
+        (process.machine.name, gpu)
+        for process in world.processes()
+        for gpu in process.order.ranks[process.order.rank].gpus
+    )
+    for (node, gpu), count in holders.items():
+        if count > 1:
+            raise Broken(f"1: GPU {gpu} of {node} has {count} holders")
+
+
+def _one_live_attempt_a_job(world: World) -> None:  # 3
+    for job, count in Counter(process.job for process in world.processes()).items():
+        if count > 1:
+            raise Broken(f"3: job {job} runs {count} times at once")
+
+
+def _held_until_gone(world: World) -> None:  # 6
+    attempts = world.host.disk.all_attempts
+    for process in world.processes():
+        record = attempts.get(process.uid)
+        if record is None:
+            raise Broken(f"8: {process.uid} runs, but its grant is not on disk")
+        if not record.live:
+            raise Broken(f"6: {process.uid} of job {process.job} lives, but its GPUs are given back")
+
+
+def _acknowledged_is_durable(world: World) -> None:  # 2
+    for name, id in world.told.submitted.items():
+        job = world.host.disk.all_jobs.get(id)
+        if job is None or (job.name != name):
+            raise Broken(f"2: {name} was acknowledged as {id} and is lost")
+
+
+def _acknowledged_is_known(world: World) -> None:  # 2
+    """At no moment may a running controller not know a job: not between its end and that end's commit either."""
+    controller = world.host.controller
+    if controller is not None:
+        for id in world.told.submitted.values():
+            if controller.view.job(id) is None and controller.ended_job(id) is None:
+                raise Broken(f"2: job {id} is unknown to its controller")
+
+
+def check_slowly(world: World) -> None:
+    """Now and then: checks that cost as much as the whole state."""
+    controller, writer = world.host.controller, world.host.writer
+    if controller is None or writer is None:
+        return
+    if writer.idle and Cluster.load(world.host.disk, controller.view.volatile) != controller.view:  # 8
+        raise Broken("8: memory and disk disagree")
+    now = world.clock.now()
+    if plan(controller.view, now, world.policy) != plan(controller.view, now, world.policy):  # 10
+        raise Broken("10: the same view gave two plans")
+    names = Counter(job.name for job in world.host.disk.all_jobs.values() if job.index is None)
+    if any(count > 1 for count in names.values()):
+        raise Broken("2: one submit made two jobs")
+
+
+def check_at_end(world: World) -> None:
+    """When the trouble is over and everything has had time to end."""
+    if world.unfinished() or world.outstanding:
+        raise Broken(f"2: never ended: {world.unfinished()[:5]}; never answered: {len(world.outstanding)}")
+    if world.processes():
+        raise Broken("6: processes live on after every job has ended")
+    _ends_are_true(world)
+
+
+def _ends_are_true(world: World) -> None:  # 4
+    """Every attempt's recorded end is what really happened to its process, and every job's that of its last attempt."""
+    real = {p.uid: p for machine in world.machines for p in machine.ended}
+    disk = world.host.disk
+    last: dict[JobId, Attempt] = {}
+    for attempt in disk.all_attempts.values():
+        last[attempt.job] = max(attempt, last.get(attempt.job, attempt), key=lambda a: a.number)
+        process = real.get(attempt.uid)
+        end = None if process is None else process.exit
+        recorded = attempt.ranks[0].exit
+        if recorded is None:
+            raise Broken(f"4: attempt {attempt.uid} has no end on record")
+        proven = attempt.on_lost is OnLost.FENCE and recorded.reason is EndReason.NODE_LOST  # before anyone could tell
+        if end is not None and not proven and recorded != end:
+            raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, its process ended as {end}")
+        if end is None and recorded.reason is EndReason.EXITED and recorded.stopped is not StopKind.FENCE:
+            raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, but no such process ended")
+    for job in disk.all_jobs.values():
+        if (job.id in last and job.state is JobState.SUCCEEDED) or job.exit_code is not None:
+            recorded = last[job.id].ranks[0].exit
+            wanted = 0 if job.state is JobState.SUCCEEDED else job.exit_code
+            if recorded is None or recorded.exit_code != wanted or job.exit_code != wanted:
+                raise Broken(
+                    f"4: job {job.id} shows {job.state.value} {job.exit_code}, its attempt ended as {recorded}"
+                )
+
+
+def run(seed: int, world: World | None = None) -> World:
+    """One whole history; raises Broken with the seed. Gives the world for a look at it afterwards."""
+    world = world or World(seed)
+    steps = 0
+    calm = False
+    try:
+        while world.clock.time < PATIENCE_SECONDS and world.clock.step():
+            steps += 1
+            check(world)
+            if steps % 50 == 0:
+                check_slowly(world)
+            if not calm and world.clock.time > TROUBLE_SECONDS:
+                calm = True
+                world.calm()
+                world.clock.after(60.0, lambda: release_held(world))
+            if calm and not world.outstanding and steps % 200 == 0 and not world.unfinished() and not world.processes():
+                break
+        check_at_end(world)
+    except Broken as broken:
+        raise Broken(f"{broken} (seed {seed}, {world.clock.time:.3f} s, step {steps})") from None
+    return world

@@ -1,0 +1,327 @@
+"""The node side of the simulation: machines, supervisors that outlive agents, and agents that run real Directives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
+from typing import Protocol
+
+from agent.directives import Accept, Action, Bar, Directives, Drop, Extend, Held, RecordEnd, Stop, Sweep
+from agent.runs import RunEvent
+from gpuq.model import (
+    AttemptUid,
+    EndReason,
+    ExitRecord,
+    Gpu,
+    Inventory,
+    JobId,
+    NodeName,
+    OnLost,
+    RankPhase,
+    StopKind,
+)
+from gpuq.protocol import POLL_SECONDS, RunOrder, SyncReply, SyncRequest
+from tests.simulation.clock import WALL_ZERO, Clock
+
+GPUS = 4
+
+
+class Uplink(Protocol):
+    """The agent's way to the controller: reply is called with the answer, or None if the connection broke."""
+
+    def sync(self, node: NodeName, request: SyncRequest, reply: Callable[[SyncReply | None], None]) -> None: ...
+
+
+@dataclass
+class Process:
+    """A rank's process tree and its supervisor, as they really are on a machine."""
+
+    order: RunOrder
+    machine: Machine
+    deadline: float | None  # lease, on the machine's CLOCK_BOOTTIME; virtual time here
+    alive: bool = True
+    supervised: bool = True
+    phase: RankPhase = RankPhase.ACCEPTED
+    started_at: float | None = None
+    stopping: StopKind | None = None
+    exit: ExitRecord | None = None  # on the machine's disk once set
+
+    @property
+    def uid(self) -> AttemptUid:
+        return self.order.uid
+
+    @property
+    def job(self) -> JobId:
+        return self.order.job.id
+
+
+@dataclass
+class Journal:
+    incarnation: int = 0
+    epoch: int = 0
+    held: dict[AttemptUid, Held] = field(default_factory=dict)
+    barred: dict[AttemptUid, None] = field(default_factory=dict)
+
+
+class Machine:
+    """One node: its disk (journal, exit records), its processes, and its agent while that runs."""
+
+    def __init__(self, name: NodeName, clock: Clock, uplink: Uplink) -> None:
+        self.name, self.clock, self.uplink = name, clock, uplink
+        self.boot = 1
+        self.journal = Journal()
+        self.processes: dict[AttemptUid, Process] = {}
+        self.ended: list[Process] = []  # every process there ever was, for the checks
+        self.agent: Agent | None = None
+        self.start_agent()
+
+    @property
+    def boot_id(self) -> str:
+        return f"{self.name}-boot-{self.boot}"
+
+    def start_agent(self) -> None:
+        if self.agent is None:
+            self.agent = Agent(self)
+
+    def kill_agent(self) -> None:
+        """SIGKILL of the agent. That it and a supervisor die at once is the one double fault left out: then nobody
+        on the machine is left to end a leased attempt in time (docs/reliability says so).
+        """
+        if self.agent is not None:
+            for process in [p for p in self.processes.values() if p.alive and not p.supervised]:
+                self.agent.reap(process)
+            self.agent.dead = True
+            self.agent = None
+
+    def power_off(self) -> None:
+        """Everything in memory is gone; the disk stays."""
+        self.kill_agent()
+        for process in self.processes.values():
+            process.alive = process.supervised = False
+        self.boot += 1
+
+    # ------------------------------------------------------------ supervisors
+
+    def launch(self, order: RunOrder, deadline: float | None) -> None:
+        process = Process(order, self, deadline)
+        self.processes[order.uid] = process
+        random = self.clock.random
+        if deadline is not None and self.clock.time >= deadline:
+            # As the real one: it looks at its lease before it starts anything.
+            self._end(process, EndReason.EXITED, stopped=StopKind.FENCE, never=True)
+            return
+        self.ended.append(process)
+        if deadline is not None:
+            self._watch_lease(process)
+        if random.random() < 0.05:
+            reason = random.choice([EndReason.SETUP_FAILED, EndReason.LAUNCH_FAILED])
+            self.clock.after(random.uniform(0.01, 3.0), lambda: self._end(process, reason))
+        else:
+            self.clock.after(random.uniform(0.01, 3.0), lambda: self._running(process))
+
+    def _running(self, process: Process) -> None:
+        if not (process.alive and process.supervised) or process.stopping:
+            return
+        process.phase, process.started_at = RankPhase.RUNNING, self._wall()
+        self._tell(process)
+        code = 0 if self.clock.chance(0.8) else self.clock.random.randint(1, 3)
+        life = self.clock.random.choice([0.05, 1.0, 10.0, 60.0, 200.0])
+        limit = process.order.job.time_limit_seconds
+        if limit is not None and limit < life:
+            self.clock.after(limit, lambda: self.stop(process.uid, StopKind.TIME_LIMIT, 5))
+        self.clock.after(life, lambda: self._main_ended(process, code))
+
+    def _main_ended(self, process: Process, code: int) -> None:
+        """The main process is through; what it left behind takes a while to die."""
+        if not (process.alive and process.supervised) or process.stopping or process.exit:
+            return
+        if self.clock.chance(0.2):
+            process.phase = RankPhase.RUNNING
+            self._tell(process, stopping=True)
+            self.clock.after(self.clock.random.uniform(0.0, 8.0), lambda: self._end(process, EndReason.EXITED, code))
+        else:
+            self._end(process, EndReason.EXITED, code)
+
+    def stop(self, uid: AttemptUid, kind: StopKind, grace: int) -> None:
+        process = self.processes.get(uid)
+        if process is None or process.exit or not process.supervised or process.stopping:
+            return
+        process.stopping = kind
+        self._tell(process, stopping=True)
+        delay = self.clock.random.uniform(0.0, min(grace, 10))
+        self.clock.after(delay, lambda: self._end(process, EndReason.EXITED, signal=15, stopped=kind))
+
+    def _watch_lease(self, process: Process) -> None:
+        assert process.deadline is not None
+        if process.exit or not process.supervised:
+            return
+        if self.clock.time >= process.deadline:
+            self.stop(process.uid, StopKind.FENCE, process.order.job.grace_seconds)
+        else:
+            self.clock.after(process.deadline - self.clock.time, lambda: self._watch_lease(process))
+
+    def _end(
+        self,
+        process: Process,
+        reason: EndReason,
+        code: int | None = None,
+        signal: int | None = None,
+        stopped: StopKind | None = None,
+        never: bool = False,
+    ) -> None:
+        if process.exit or not process.supervised or not (process.alive or never):
+            return
+        process.alive = False
+        process.exit = ExitRecord(reason, self._wall(), code, signal, stopped, started_at=process.started_at)
+        process.phase = RankPhase.ENDED
+        self._tell(process)
+
+    def kill_supervisor(self, process: Process) -> None:
+        """The supervisor alone dies: its processes live on until the agent has killed them."""
+        if self.agent is not None:
+            process.supervised = False
+            agent = self.agent
+            self.clock.after(self.clock.random.uniform(0.01, 2.0), lambda: agent.reap(process))
+
+    def _tell(self, process: Process, stopping: bool = False) -> None:
+        if self.agent is not None:
+            agent = self.agent
+            event = event_of(process, stopping)
+            self.clock.after(self.clock.random.uniform(0.0005, 0.01), lambda: agent.observed(event))
+
+    def _wall(self) -> float:
+        return WALL_ZERO + self.clock.time
+
+
+def event_of(process: Process, stopping: bool = False) -> RunEvent:
+    return RunEvent(
+        uid=process.uid,
+        rank=process.order.rank,
+        phase=process.phase,
+        stopping=stopping or process.stopping is not None,
+        started_at=process.started_at,
+        exit=process.exit,
+    )
+
+
+class Agent:
+    """One life of an agent process around agent.directives.Directives, doing what the daemon does with its actions."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.clock = machine, machine.clock
+        self.dead = False
+        journal = machine.journal
+        journal.incarnation += 1
+        for uid, held in journal.held.items():
+            process = machine.processes.get(uid)
+            if held.exit is None and process is not None and process.exit is not None:
+                journal.held[uid] = replaced(held, exit=process.exit)  # the supervisor's record, found on disk
+        for uid in list(journal.barred):
+            self._sweep(uid)
+        self.directives = Directives(
+            machine.name,
+            machine.boot_id,
+            journal.incarnation,
+            list(journal.held.values()),
+            list(journal.barred),
+            epoch=journal.epoch,
+            wall=WALL_ZERO + self.clock.time,
+        )
+        gpus = tuple(Gpu(i, f"{machine.name}-gpu{i}", "H100", 80 << 30) for i in range(GPUS))
+        self.directives.set_inventory(Inventory(machine.name, gpus, 16, 64 << 30, True, "sim"), "inventory-1")
+        self._polls = 0
+        self._adopt()
+        self._beat()
+
+    def _adopt(self) -> None:
+        """Looks at what it holds as the executor does at its start."""
+        for uid, held in list(self.machine.journal.held.items()):
+            process = self.machine.processes.get(uid)
+            if held.boot_id != self.machine.boot_id:
+                continue
+            if process is not None and (process.exit or process.supervised):
+                self._act(self.directives.observed(event_of(process)))
+            else:
+                self._lost(held.order, process)
+
+    def _lost(self, order: RunOrder, process: Process | None) -> None:
+        if process is not None:
+            process.alive = False
+        end = ExitRecord(EndReason.SUPERVISOR_LOST, WALL_ZERO + self.clock.time)
+        self._act(self.directives.observed(RunEvent(uid=order.uid, rank=order.rank, phase=RankPhase.ENDED, exit=end)))
+
+    def reap(self, process: Process) -> None:
+        if not self.dead and process.exit is None:
+            self._lost(process.order, process)
+
+    def observed(self, event: RunEvent) -> None:
+        if not self.dead:
+            self._act(self.directives.observed(event))
+            self._hurry()
+
+    # ------------------------------------------------------------ the exchange
+
+    def _beat(self) -> None:
+        """A heartbeat, whatever else is under way: as the daemon's long poll comes back and goes out again."""
+        if not self.dead:
+            self._sync(POLL_SECONDS if self.clock.chance(0.8) else 0.0)
+            self.clock.after(POLL_SECONDS + 1.0, self._beat)
+
+    def _hurry(self) -> None:
+        if self.directives.has_news and self._polls < 3:
+            self._sync(POLL_SECONDS)
+
+    def _sync(self, wait: float) -> None:
+        request = self.directives.request(wait)
+        sent_at = self.clock.time
+        self._polls += 1
+
+        def answered(reply: SyncReply | None) -> None:
+            if self.dead:
+                return
+            self._polls = max(0, self._polls - 1)
+            if reply is not None:
+                self._act(self.directives.answered(reply, sent_at, WALL_ZERO + self.clock.time))
+                self.machine.journal.epoch = self.directives.applied[0]
+                self._hurry()
+
+        self.machine.uplink.sync(self.machine.name, request, answered)
+
+    def _act(self, actions: list[Action]) -> None:
+        machine, journal = self.machine, self.machine.journal
+        for action in actions:
+            match action:
+                case Accept(order, deadline):
+                    journal.held[order.uid] = Held(order, machine.boot_id)
+                    if self.clock.chance(0.01):
+                        machine.kill_agent()  # journaled, not launched
+                        self.clock.after(2.0, machine.start_agent)
+                        return
+                    machine.launch(order, deadline)
+                case Stop(uid, _, kind, grace):
+                    machine.stop(uid, kind, grace)
+                case Extend(uid, _, deadline):
+                    process = machine.processes.get(uid)
+                    if process is not None and process.deadline is not None:
+                        process.deadline = max(process.deadline, deadline)
+                case Bar(uid, _):
+                    journal.barred[uid] = None
+                case Sweep(uid):
+                    self._sweep(uid)
+                    self._act(self.directives.swept(uid, WALL_ZERO + self.clock.time))
+                case RecordEnd(uid, _, end):
+                    if uid in journal.held:
+                        journal.held[uid] = replaced(journal.held[uid], exit=end)
+                case Drop(uid, _):
+                    journal.held.pop(uid, None)
+                    journal.barred.pop(uid, None)
+                    machine.processes.pop(uid, None)
+
+    def _sweep(self, uid: AttemptUid) -> None:
+        process = self.machine.processes.get(uid)
+        if process is not None:
+            process.alive = process.supervised = False
+
+
+__all__ = ["GPUS", "Agent", "Machine", "OnLost", "Process"]

@@ -1,0 +1,36 @@
+"""Several hundred histories of a cluster in trouble; `python3 build.py soak --seeds N` plays more."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuq.states import JobState
+from tests.simulation.invariants import run
+
+SEEDS = 300
+PART = 50
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, PART))
+def test_invariants_hold_in_every_history(first: int) -> None:
+    for seed in range(first, first + PART):
+        run(seed)
+
+
+def test_a_seed_replays_exactly() -> None:
+    one, other = run(7), run(7)
+    assert one.host.disk == other.host.disk
+    assert one.clock.time == other.clock.time
+
+
+def test_histories_reach_every_final_state_and_many_attempts() -> None:
+    """A simulation in which nothing happens would hold every invariant."""
+    states, attempts, lives = set(), 0, 0
+    for seed in range(12):
+        world = run(seed)
+        states |= {job.state for job in world.host.disk.all_jobs.values()}
+        attempts = max(attempts, *(attempt.number for attempt in world.host.disk.all_attempts.values()))
+        lives += world.host.life
+    assert states >= {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED}
+    assert attempts >= 3
+    assert lives > 12
