@@ -1,0 +1,104 @@
+"""What agents call: the exchange, and their logs. A node speaks only for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+
+from gpuq.api.answers import answer
+from gpuq.api.calls import By, Call
+from gpuq.api.lookup import attempt
+from gpuq.codec import decode, encode
+from gpuq.errors import GpuqError, InvalidRequest, NotAuthenticated, NotAuthorised, NotFound
+from gpuq.model import NodeName
+from gpuq.protocol import LogAck, LogReply, LogShipment, SyncRequest
+from gpuq.store.logfiles import Log, LogFiles, Piece
+
+T = TypeVar("T")
+_MAX_CHUNKS = 10_000  # of one shipment: each costs a look-up
+LOG_HEADER_BYTES = 2 << 20  # room for that many chunks ahead of the bytes
+
+
+async def sync(call: By) -> Response:
+    """An agent's heartbeat and report; the answer holds its orders."""
+    node = _node(call)
+    request = _decoded(SyncRequest, call.body)
+    if request.node != node:
+        raise NotAuthorised(f"the token is node {node}'s, the report is of {request.node[:60]}")
+    reply = await call.controller.sync(node, request)
+    return answer(encode(reply))
+
+
+async def logs(call: By) -> Response:
+    """Pieces of logs, each acknowledged with the bytes that are now on disk.
+
+    A log that is not of this node, or that nobody here knows, is left out of the answer, so that it holds up no other.
+    """
+    node = _node(call)
+    pieces = {log: found for log, found in _pieces(call.body).items() if _is_of(call, node, log)}
+    if not pieces:
+        raise NotFound(f"none of these logs is of an attempt on node {node}")
+    sizes, failure = await asyncio.to_thread(_write, call.site.logs, pieces)
+    if failure is not None and not sizes:
+        raise failure
+    for log in sizes:
+        call.site.follow.log_grew(log)
+    return answer(encode(LogReply(tuple(LogAck(uid, rank, size) for (uid, rank), size in sizes.items()))))
+
+
+def _write(files: LogFiles, pieces: Mapping[Log, list[Piece]]) -> tuple[dict[Log, int], GpuqError | None]:
+    """Sizes of the logs that could be written, and what went wrong with the others: they do not undo each other."""
+    sizes: dict[Log, int] = {}
+    failure: GpuqError | None = None
+    for log, found in pieces.items():
+        try:
+            sizes[log] = files.append(log, found)
+        except GpuqError as error:
+            failure = error
+    return sizes, failure
+
+
+def _node(call: Call) -> NodeName:
+    if call.actor.node is None or call.actor.node not in call.controller.view.nodes:
+        raise NotAuthenticated("the token's node is not part of this cluster", "add the node again")
+    return call.actor.node
+
+
+def _is_of(call: Call, node: NodeName, log: Log) -> bool:
+    uid, rank = log
+    found = attempt(call.controller, uid)
+    return found is not None and 0 <= rank < len(found.ranks) and found.ranks[rank].node == node
+
+
+def _pieces(body: bytes) -> dict[Log, list[Piece]]:
+    """The pieces of each log, in the order they were sent."""
+    end = body.find(b"\n")
+    if end < 0:
+        raise InvalidRequest("a shipment of logs is one line of JSON and then the bytes")
+    chunks = _decoded(LogShipment, body[:end]).chunks
+    if len(chunks) > _MAX_CHUNKS:
+        raise InvalidRequest(f"a shipment of logs has at most {_MAX_CHUNKS:,} pieces")
+    view, at = memoryview(body), end + 1
+    pieces: dict[Log, list[Piece]] = {}
+    for chunk in chunks:
+        if chunk.offset < 0 or chunk.length < 0:
+            raise InvalidRequest("LogChunk.offset and LogChunk.length must be at least 0")
+        pieces.setdefault((chunk.uid, chunk.rank), []).append((chunk.offset, view[at : at + chunk.length]))
+        at += chunk.length
+    if at != len(body):
+        raise InvalidRequest(
+            f"the pieces have {at - end - 1:,} bytes by their header, but {len(body) - end - 1:,} came"
+        )
+    return pieces
+
+
+def _decoded(cls: type[T], text: bytes) -> T:
+    try:
+        data: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from None
+    return decode(cls, data)

@@ -1,0 +1,74 @@
+"""Nodes: look, add, cordon, drain."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import Path
+from starlette.responses import Response
+
+from gpuq.api.answers import answer
+from gpuq.api.auth import derived_secret, new_token
+from gpuq.api.calls import By, Call
+from gpuq.api.schemas import NewNode, Why, parse
+from gpuq.api.show import show_node
+from gpuq.errors import NotFound
+from gpuq.model import NodeName
+from gpuq.service.commands import Cordon, Drain, EnrolNode, Uncordon, UserCommand
+
+Name = Annotated[str, Path(description="the node's name")]
+
+
+async def list_nodes(call: By) -> Response:
+    """All nodes, by name."""
+    nodes = sorted(call.controller.view.nodes.values(), key=lambda node: node.name)
+    body = {"items": [show_node(call, node) for node in nodes], "next": None}
+    await call.controller.settled()
+    return answer(body)
+
+
+async def one_node(call: By, name: Name) -> Response:
+    """One node."""
+    return await _shown(call, name)
+
+
+async def _shown(call: Call, name: str) -> Response:
+    node = call.controller.view.nodes.get(NodeName(name))
+    if node is None:
+        raise NotFound(f"there is no node {name[:60]}")
+    body = show_node(call, node)
+    await call.controller.settled()
+    return answer(body)
+
+
+async def enrol(call: By) -> Response:
+    """Add a node; the answer holds the token its agent needs, which is shown only here."""
+    asked = parse(NewNode, call.body)
+    name, site = NodeName(asked.name), call.site
+    secret = derived_secret(site.ca_key, call.actor.user, call.request_id)
+    text, record = new_token("node", call.actor.user, site.ca_sha256, time.time(), node=name, secret=secret)
+    reply = await call.execute(EnrolNode(call.actor, name, record))
+    site.tokens.forget()
+    return answer({"name": reply["name"], "token": text}, 201)
+
+
+async def cordon(call: By, name: Name) -> Response:
+    """Give a node no new work."""
+    return await _change(call, name, Cordon(call.actor, NodeName(name), parse(Why, call.body).text))
+
+
+async def uncordon(call: By, name: Name) -> Response:
+    """Give a node work again."""
+    parse(Why, call.body)
+    return await _change(call, name, Uncordon(call.actor, NodeName(name)))
+
+
+async def drain(call: By, name: Name) -> Response:
+    """Give a node no new work, and let what runs there come to its end."""
+    return await _change(call, name, Drain(call.actor, NodeName(name), parse(Why, call.body).text))
+
+
+async def _change(call: Call, name: str, command: UserCommand) -> Response:
+    await call.execute(command)
+    return await _shown(call, name)
