@@ -1,0 +1,75 @@
+"""gpuq history: jobs that have ended, the newest first."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from gpuq.cli.connect import connect, connection
+from gpuq.cli.outcome import how_it_ended
+from gpuq.cli.params import JSON, PAST, examples
+from gpuq.cli.rows import Filters, some_items
+from gpuq.cli.selection import job_filters, whose
+from gpuq.cli.table import table
+from gpuq.cli.terminal import note, say, say_json, seconds_of, stdout_width, table_time, visible
+from gpuq.units import format_duration
+
+HEADER = ("ID", "STATE", "NAME", "USER", "QUEUE", "GPU", "ELAPSED", "ENDED", "HOW")
+
+
+@click.command(name="history", epilog=examples("gpuq history --me --since 1d -t FAILED"))
+@job_filters
+@click.option("--since", "-S", type=PAST, metavar="WHEN", help="Ended since: 2h (ago), 2026-11-21, 2026-11-21T22:00.")
+@click.option("--until", "-E", type=PAST, metavar="WHEN", help="Ended before: as --since.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, metavar="N", help="Jobs to show; default 50, at most 10000."
+)
+@JSON
+@connection
+def history(
+    user: str | None,
+    me: bool,
+    queue: str | None,
+    states: list[str] | None,
+    name: str | None,
+    since: float | None,
+    until: float | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List jobs that have ended, newest first. With --json, `next` is there if there are more."""
+    client = connect()
+    filters: Filters = {
+        "user": whose(client, user, me),
+        "queue": queue,
+        "state": states,
+        "name": name,
+        "since": since,
+        "until": until,
+    }
+    items, more = some_items(client, "/history", filters, limit)
+    if as_json:
+        say_json({"items": items, "next": more})
+        return
+    say(table(HEADER, [_cells(job) for job in items], stdout_width(), right=("GPU", "ELAPSED")))
+    if more is not None and sys.stderr.isatty():
+        note(f"there are more: --limit {limit * 10} shows more of them, --since and -u fewer")
+
+
+def _cells(job: dict[str, Any]) -> tuple[str, ...]:
+    elapsed = None
+    if job["started_at"] and job["finished_at"]:
+        elapsed = seconds_of(job["finished_at"]) - seconds_of(job["started_at"])
+    return (
+        job["id"],
+        job["state"],
+        visible(job["name"]),
+        visible(job["user"]),
+        job["queue"],
+        str(job["gpus"]),
+        format_duration(elapsed),
+        table_time(job["finished_at"]),
+        how_it_ended(job) or "-",
+    )

@@ -1,0 +1,137 @@
+"""The verbs about machines: nodes, gpus, cordon, uncordon, drain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gpuq.cli.connect import connect, connection
+from gpuq.cli.params import JSON, examples
+from gpuq.cli.table import table
+from gpuq.cli.terminal import note, say, say_json, stdout_width, table_time, visible
+from gpuq.units import format_size
+
+NODE_HEADER = ("NODE", "STATE", "GPUS", "BUSY", "CPUS", "CPU%", "MEMORY", "DISK", "AGENT", "SEEN", "NOTE")
+GPU_HEADER = ("NODE", "GPU", "NAME", "MEMORY", "UTIL", "TEMP", "POWER", "HEALTH", "JOBS")
+_TEXT = click.option("--text", "--reason", "text", default="", metavar="TEXT", help="Why, for those who wonder.")
+_NODE = click.argument("node", metavar="NODE")
+
+
+@click.command(name="nodes")
+@JSON
+@connection
+def nodes(as_json: bool) -> None:
+    """List nodes: their state, what they have, and how much of it is used. '-' means not known."""
+    items = connect().get("/nodes")["items"]
+    if as_json:
+        say_json({"items": items, "next": None})
+        return
+    say(table(NODE_HEADER, [_node_cells(n) for n in items], stdout_width(), cut="NODE", right=("GPUS", "BUSY", "CPUS")))
+    if not items:
+        note("no nodes yet; 'gpuq up' or 'gpuq agent' brings one")
+
+
+def _node_cells(node: dict[str, Any]) -> tuple[str, ...]:
+    state = node["state"]
+    for flag in ("draining", "cordoned"):  # a draining node is cordoned too
+        if node[flag]:
+            state += f",{flag}"
+            break
+    if node["simulated"]:
+        state += ",simulated"
+    gpus = node["gpus"]
+    busy = sum(1 for gpu in gpus if gpu["jobs"])
+    return (
+        visible(node["name"]),
+        state,
+        str(len(gpus)),
+        str(busy),
+        _number(node["cpus"]),
+        _number(node["cpu_percent"], "%"),
+        _share(node["memory_used_bytes"], node["memory_total_bytes"]),
+        _share(node["disk_used_bytes"], node["disk_total_bytes"]),
+        visible(node["agent_version"] or "-"),
+        table_time(node["last_seen_at"]),
+        visible(node.get("cordon_text") or node.get("gpu_note") or "-"),
+    )
+
+
+@click.command(name="gpus")
+@JSON
+@connection
+def gpus(as_json: bool) -> None:
+    """List GPUs, one a line: what they are, what they do, and for which jobs. '-' means not known."""
+    items = [
+        {"node": node["name"], "node_state": node["state"], "simulated": node["simulated"], **gpu}
+        for node in connect().get("/nodes")["items"]
+        for gpu in node["gpus"]
+    ]
+    if as_json:
+        say_json({"items": items, "next": None})
+        return
+    say(table(GPU_HEADER, [_gpu_cells(g) for g in items], stdout_width(), right=("GPU", "UTIL", "TEMP", "POWER")))
+    if not items:
+        note("no GPUs; 'gpuq nodes' shows which machines are there")
+
+
+def _gpu_cells(gpu: dict[str, Any]) -> tuple[str, ...]:
+    health = visible(": ".join(text for text in (gpu["health"], gpu.get("health_text")) if text))
+    if gpu["node_state"] != "up":
+        health += f", node {gpu['node_state']}"
+    return (
+        visible(gpu["node"]),
+        str(gpu["index"]),
+        visible(gpu["name"]) + (" (simulated)" if gpu["simulated"] else ""),
+        _share(gpu["memory_used_bytes"], gpu["memory_total_bytes"]),
+        _number(gpu["utilization_percent"], "%"),
+        _number(gpu["temperature_c"], "C"),
+        _number(gpu["power_w"], "W"),
+        health,
+        ",".join(gpu["jobs"]) or "-",
+    )
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.0f}{unit}"
+
+
+def _share(used: int | None, total: int | None) -> str:
+    return "-" if used is None and total is None else f"{format_size(used)}/{format_size(total)}"
+
+
+@click.command(name="cordon")
+@_NODE
+@_TEXT
+@JSON
+@connection
+def cordon(node: str, text: str, as_json: bool) -> None:
+    """Give a node no new work; what runs there goes on."""
+    _change("cordon", node, {"text": text}, "gets no new work", as_json)
+
+
+@click.command(name="uncordon")
+@_NODE
+@JSON
+@connection
+def uncordon(node: str, as_json: bool) -> None:
+    """Give a node work again, after cordon or drain."""
+    _change("uncordon", node, {}, "gets work again", as_json)
+
+
+@click.command(name="drain", epilog=examples("gpuq drain n3 --reason 'new power supply'"))
+@_NODE
+@_TEXT
+@JSON
+@connection
+def drain(node: str, text: str, as_json: bool) -> None:
+    """Give a node no new work, because it is to be emptied; what runs there comes to its own end."""
+    _change("drain", node, {"text": text}, "gets no new work; what runs there comes to its own end", as_json)
+
+
+def _change(verb: str, node: str, body: dict[str, str], said: str, as_json: bool) -> None:
+    changed = connect().post(f"/nodes/{node}/{verb}", body)
+    if as_json:
+        say_json(changed)
+    else:
+        say(f"node {visible(node)} {said}")

@@ -1,0 +1,149 @@
+"""gpuq show: everything about one job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from gpuq.cli.connect import connect, connection
+from gpuq.cli.outcome import how_it_ended, reason_text
+from gpuq.cli.params import JSON
+from gpuq.cli.selection import one_id
+from gpuq.cli.table import table
+from gpuq.cli.terminal import local_time, now_seconds, say, say_json, seconds_of, stdout_width, table_time, visible
+from gpuq.errors import InvalidRequest
+from gpuq.units import format_duration, format_size, format_time, plural
+
+ATTEMPT_HEADER = ("ATTEMPT", "NODES", "GRANTED", "STARTED", "ENDED", "HOW", "LOG")
+
+
+@click.command(name="show")
+@click.argument("job", metavar="JOB")
+@click.option("--script", is_flag=True, help="Print the script it was submitted with, and nothing else.")
+@JSON
+@connection
+def show(job: str, script: bool, as_json: bool) -> None:
+    """Show everything about a job: what it asked for, where it stands, and each time it ran."""
+    job = one_id(job)
+    client = connect()
+    if script:
+        if as_json:
+            raise InvalidRequest("--script prints a script, not JSON", "give one of the two")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(client.raw(f"/jobs/{job}/script").body)
+        sys.stdout.buffer.flush()
+        return
+    found = client.get(f"/jobs/{job}")
+    if as_json:
+        say_json(found)
+        return
+    for name, value in _lines(found):
+        say(f"{name:<11} {value}")
+    if found["attempts"]:
+        rows = [_attempt_cells(attempt) for attempt in found["attempts"]]
+        say("\n" + table(ATTEMPT_HEADER, rows, stdout_width(), cut="NODES", right=("ATTEMPT",)))
+
+
+def _lines(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "Job", f"{job['id']}  {visible(job['name'])}"
+    yield "State", job["state"]
+    if job["reason"]:
+        yield "Reason", reason_text(job["reason"])
+    if job["held_by"]:
+        yield "Held by", visible(job["held_by"])
+    if not job["array"] and (how := how_it_ended(job)):
+        yield "Ended", how
+    if job["array"]:
+        yield "Array", _array(job["array"])
+    yield "User", visible(job["user"])
+    yield "Queue", f"{job['queue']}, priority {job['priority']}"
+    yield "Command", _command(job)
+    if job["cwd"] is not None:
+        yield "Folder", visible(job["cwd"])
+    yield "Asks for", _request(job["request"])
+    if job["nodes"]:
+        yield "Ran on" if job["finished_at"] else "Runs on", _places(job["nodes"])
+    yield "Submitted", local_time(job["submitted_at"])
+    if job["begin_at"]:
+        yield "Not before", local_time(_rfc3339(job["begin_at"]))
+    if job["started_at"]:
+        yield "Started", local_time(job["started_at"])
+        if job["finished_at"] or job["state"] not in ("QUEUED", "SUCCEEDED", "FAILED", "CANCELED"):
+            end = seconds_of(job["finished_at"]) if job["finished_at"] else now_seconds()
+            yield "Run time", format_duration(end - seconds_of(job["started_at"]))
+    if job["finished_at"]:
+        yield "Finished", local_time(job["finished_at"])
+    if job["time_limit_seconds"] is not None:
+        yield "Time limit", format_duration(job["time_limit_seconds"])
+    if job["dependencies"]:
+        yield "After", ",".join(f"{d['kind']}:{d['job']}" for d in job["dependencies"])
+    yield (
+        "Retries",
+        f"{job['retries_used']} of {job['max_retries']} for its own failures, {job['losses_used']} for lost nodes",
+    )
+    then = "runs again elsewhere" if job["requeue"] else "fails"
+    yield "Node lost", f"{job['on_lost']}; on proof of the node's end the job {then}"
+    if job["log_bytes"] is not None:
+        yield "Log", format_size(job["log_bytes"])
+    if job["comment"]:
+        yield "Comment", visible(job["comment"])
+
+
+def _rfc3339(time: str | float) -> str:
+    return time if isinstance(time, str) else format_time(time) or ""
+
+
+def _command(job: dict[str, Any]) -> str:
+    if job["command"] is None:
+        return "(only its owner and admins see it)"
+    import shlex
+
+    words = shlex.join(job["command"])
+    return visible(f"(script {job['name']}) {words}".rstrip() if job["script"] else words)
+
+
+def _request(request: dict[str, Any]) -> str:
+    parts = [f"{request['nodes']} {plural(request['nodes'], 'node')}"]
+    per = " on each" if request["nodes"] != 1 else ""
+    if request["gpus_per_node"]:
+        traits = [request["gpu_type"]] if request["gpu_type"] else []
+        if request["gpu_memory_bytes"]:
+            traits.append(f"at least {format_size(request['gpu_memory_bytes'])}")
+        count = request["gpus_per_node"]
+        kind = f" ({', '.join(traits)})" if traits else ""
+        parts.append(f"{count} {plural(count, 'GPU')}{per}{kind}")
+    if request["cpus"]:
+        parts.append(f"{request['cpus']} {plural(request['cpus'], 'CPU')}{per}")
+    if request["memory_bytes"]:
+        parts.append(f"{format_size(request['memory_bytes'])} memory{per}")
+    if request["only_nodes"]:
+        parts.append(f"on one of {','.join(request['only_nodes'])}")
+    if request["not_nodes"]:
+        parts.append(f"not on {','.join(request['not_nodes'])}")
+    return ", ".join(parts)
+
+
+def _array(array: dict[str, Any]) -> str:
+    counts = ", ".join(f"{n} {state}" for state, n in array["counts"].items() if n)
+    return f"{array['text']}, {array['size']} {plural(array['size'], 'element')}: {counts}"
+
+
+def _places(nodes: list[dict[str, Any]]) -> str:
+    return ", ".join(n["node"] + (f" (GPU {','.join(map(str, n['gpus']))})" if n["gpus"] else "") for n in nodes)
+
+
+def _attempt_cells(attempt: dict[str, Any]) -> tuple[str, ...]:
+    ended = attempt["ended_at"] is not None
+    how = how_it_ended({**attempt, "state": ""}) or ("done" if ended else "live")
+    return (
+        str(attempt["number"]),
+        _places(attempt["nodes"]),
+        table_time(attempt["granted_at"]),
+        table_time(attempt["started_at"]),
+        table_time(attempt["ended_at"]),
+        how,
+        format_size(attempt["log_bytes"]),
+    )

@@ -1,0 +1,298 @@
+"""queue, history, why, show, nodes, gpus, events: what is read from the controller, as tables and as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Gpuq
+from tests.cli.fake_api import Call, FakeApi, Raw, ended, job
+
+ROWS: dict[str, dict[str, Any]] = {
+    "7": job("7", state="RUNNING", started_at="2026-11-21T05:53:12.042Z", nodes=[{"node": "n1", "gpus": [0]}]),
+    "8": job("8", name="evil\x1b[2J\nname", reason={"code": "resources", "text": "waits for 1 more h100"}),
+    "9": job("9", elements={"size": 100, "counts": {"SUCCEEDED": 3, "RUNNING": 8, "QUEUED": 89}}, state="RUNNING"),
+}
+
+
+def _compact(call: Call) -> dict[str, Any]:
+    fields = call.params["fields"][0].split(",")
+    return {"fields": fields, "rows": [[row.get(f) for f in fields] for row in ROWS.values()], "next": None}
+
+
+def test_queue_shows_where_jobs_run_and_why_they_wait(api: FakeApi, gpuq: Gpuq) -> None:
+    api.on("GET", "/jobs", _compact)
+    result = gpuq("queue")
+    header, *lines = result.out.splitlines()
+    assert header.split() == ["ID", "STATE", "NAME", "USER", "QUEUE", "GPU", "TIME", "NODE/REASON"]
+    assert lines[0].startswith("7   RUNNING")
+    assert lines[0].endswith("n1")
+    assert lines[1].endswith("waits for 1 more h100")
+    assert "evil\\x1b[2J\\nname" in lines[1]
+    assert lines[2].endswith("3 of 100 done, 8 running, 89 queued")
+    assert "state" not in api.sent("GET", "/jobs")[0].params
+
+
+def test_queue_shows_how_ended_jobs_ended_as_history_does(api: FakeApi, gpuq: Gpuq) -> None:
+    items = [
+        ended("FAILED", "2", exit_code=7, nodes=[{"node": "n1", "gpus": [0]}]),
+        ended("FAILED", "3", signal=9, nodes=[{"node": "n1", "gpus": []}]),
+        ended("CANCELED", "4", started_at=None, cause={"code": "canceled", "text": "by bob"}),
+        ended("SUCCEEDED", "5", exit_code=0, nodes=[{"node": "n1", "gpus": []}]),
+        ended("FAILED", "6", elements={"size": 5, "counts": {"SUCCEEDED": 3, "FAILED": 2}}),
+    ]
+
+    def compact(call: Call) -> dict[str, Any]:
+        fields = call.params["fields"][0].split(",")
+        return {"fields": fields, "rows": [[item.get(f) for f in fields] for item in items], "next": None}
+
+    api.on("GET", "/jobs", compact)
+    api.on("GET", "/history", {"items": items, "next": None})
+    how = ["exit code 7", "signal 9 (KILL)", "by bob", "-", "5 of 5 done, 2 failed"]
+    for command in (["queue", "--all"], ["queue", "-j", "2,3,4,5,6"], ["history"]):
+        lines = gpuq(*command).out.splitlines()[1:]
+        assert [line.endswith(f"  {said}") for line, said in zip(lines, how, strict=True)] == [True] * 5, lines
+
+
+def test_ls_is_queue(api: FakeApi, gpuq: Gpuq) -> None:
+    api.on("GET", "/jobs", _compact)
+    assert gpuq("ls").out == gpuq("queue").out
+
+
+def test_queue_filters_become_the_apis(api: FakeApi, gpuq: Gpuq) -> None:
+    api.on("GET", "/jobs", {"fields": [], "rows": [], "next": None})
+    gpuq("queue", "--me", "-p", "main", "-t", "R,PD", "--name", "x", "--expand", "-j", "1,2_3-4", "--all")
+    params = api.sent("GET", "/jobs")[0].params
+    assert {name: params[name] for name in ("user", "queue", "state", "name", "expand", "ids", "all")} == {
+        "user": ["ann"],
+        "queue": ["main"],
+        "state": ["RUNNING", "QUEUED"],
+        "name": ["x"],
+        "expand": ["1"],
+        "ids": ["1,2_3,2_4"],
+        "all": ["1"],
+    }
+    assert gpuq("queue", "-u", "bob", "--me").status == 2
+
+
+def test_queue_without_jobs_is_a_header(api: FakeApi, gpuq: Gpuq) -> None:
+    api.on("GET", "/jobs", {"fields": [], "rows": [], "next": None})
+    assert gpuq("queue") == (0, "ID  STATE  NAME  USER  QUEUE  GPU  TIME  NODE/REASON\n", "")
+
+
+def test_queue_json_is_one_document_of_all_pages(api: FakeApi, gpuq: Gpuq) -> None:
+    pages = {None: {"items": [job("1")], "next": "1"}, "1": {"items": [job("2")], "next": None}}
+    api.on("GET", "/jobs", lambda call: pages[call.params.get("after", [None])[0]])
+    assert json.loads(gpuq("queue", "--json").out) == {"items": [job("1"), job("2")], "next": None}
+
+
+def test_table_reads_every_page(api: FakeApi, gpuq: Gpuq) -> None:
+    def page(call: Call) -> dict[str, Any]:
+        return {**_compact(call), "next": None if "after" in call.params else "9"}
+
+    api.on("GET", "/jobs", page)
+    assert len(gpuq("queue").out.splitlines()) == 7
+
+
+def test_history_shows_how_jobs_ended_up_to_a_limit(api: FakeApi, gpuq: Gpuq) -> None:
+    items = [
+        ended("SUCCEEDED", "3", exit_code=0),
+        ended("FAILED", "2", exit_code=7),
+        ended("CANCELED", "1", cause={"code": "canceled", "text": "by bob"}),
+        ended("FAILED", "0", elements={"size": 5, "counts": {"SUCCEEDED": 3, "FAILED": 2}}),
+    ]
+    api.on("GET", "/history", {"items": items, "next": "1"})
+    result = gpuq("history", "--limit", "4", "--since", "2026-11-21T05:00:00Z", "-u", "ann")
+    lines = result.out.splitlines()
+    assert lines[0].split() == ["ID", "STATE", "NAME", "USER", "QUEUE", "GPU", "ELAPSED", "ENDED", "HOW"]
+    assert [line.split()[0] for line in lines[1:]] == ["3", "2", "1", "0"]
+    assert "00:01:00" in lines[1]
+    assert lines[2].endswith("exit code 7")
+    assert lines[3].endswith("by bob")
+    assert lines[4].endswith("5 of 5 done, 2 failed")
+    assert api.sent("GET", "/history")[0].params == {"user": ["ann"], "since": ["1795237200.0"], "limit": ["4"]}
+    assert json.loads(gpuq("history", "--json", "--limit", "4").out) == {"items": items, "next": "1"}
+
+
+def test_why_says_the_reason_and_each_nodes_shortfall(api: FakeApi, gpuq: Gpuq) -> None:
+    reason = {"code": "resources", "text": "waits for 3 more h100"}
+    nodes = [{"node": "n1", "fits": False, "text": "3 of 8 GPUs are free"}]
+    api.on("GET", "/jobs/8/why", {"id": "8", "state": "QUEUED", "reason": reason, "nodes": nodes})
+    out = gpuq("why", "8").out
+    assert out.startswith("job 8 is QUEUED: waits for 3 more h100\n")
+    assert "n1    no    3 of 8 GPUs are free" in out
+    api.on("GET", "/jobs/8/why", {"id": "8", "state": "RUNNING", "reason": None, "nodes": []})
+    assert gpuq("why", "8").out == "job 8 is RUNNING: it does not wait\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("held", "held by ann"),
+        ("dependency", "waits for the success of 2"),
+        ("backoff", "tries again in 5 s"),
+        ("array_limit", "2 elements of the array run at once, as its %2 allows"),
+    ],
+)
+def test_why_leaves_nodes_out_where_they_are_not_what_a_job_waits_for(
+    api: FakeApi, gpuq: Gpuq, code: str, text: str
+) -> None:
+    nodes = [{"node": "n1", "fits": True, "text": ""}]
+    found = {"id": "8", "state": "QUEUED", "reason": {"code": code, "text": text}, "nodes": nodes}
+    api.on("GET", "/jobs/8/why", found)
+    assert gpuq("why", "8").out == f"job 8 is QUEUED: {text}\n"
+    assert json.loads(gpuq("why", "8", "--json").out) == found
+
+
+def test_time_a_job_waits_for_is_local_like_every_other(
+    api: FakeApi, gpuq: Gpuq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    reason = {"code": "begin", "text": "begins 2026-11-21T20:00:00.123Z"}
+    api.on("GET", "/jobs/8/why", {"id": "8", "state": "QUEUED", "reason": reason, "nodes": []})
+    try:
+        assert gpuq("why", "8").out == "job 8 is QUEUED: begins 2026-11-22 05:00:00\n"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_show_tells_everything_and_hides_what_is_not_ours(api: FakeApi, gpuq: Gpuq) -> None:
+    attempt = {
+        "number": 1,
+        "uid": "u",
+        "nodes": [{"node": "n1", "gpus": [0, 1]}],
+        "granted_at": "2026-11-21T05:53:12.042Z",
+        "started_at": "2026-11-21T05:53:13.000Z",
+        "ended_at": "2026-11-21T05:54:13.000Z",
+        "exit_code": None,
+        "signal": 9,
+        "cause": {"code": "signal", "text": "killed by signal 9"},
+        "log_bytes": 2048,
+    }
+    shown = ended("FAILED", signal=9, cause=attempt["cause"], attempts=[attempt], time_limit_seconds=3600)
+    api.on("GET", "/jobs/1042", shown)
+    out = gpuq("show", "1042").out
+    for part in ("1042  train", "FAILED", "signal 9 (KILL)", "python train.py", "/data", "1 node, 1 GPU", "01:00:00"):
+        assert part in out
+    assert "n1 (GPU 0,1)" in out.splitlines()[-1]
+    assert json.loads(gpuq("show", "--json", "1042").out) == shown
+    api.on("GET", "/jobs/1042", job(command=None, cwd=None, comment=None))
+    assert "only its owner" in gpuq("show", "1042").out
+
+
+def test_show_script_prints_its_text(api: FakeApi, gpuq: Gpuq) -> None:
+    api.on("GET", "/jobs/1042/script", Raw(b"#!/bin/sh\nexit 3\n", {}))
+    assert gpuq("show", "--script", "1042").out == "#!/bin/sh\nexit 3\n"
+
+
+@pytest.mark.parametrize("verb", ["show", "why", "logs", "wait"])
+def test_unknown_job_is_status_3(api: FakeApi, gpuq: Gpuq, verb: str) -> None:
+    result = gpuq(verb, "99")
+    assert (result.status, result.err.count("\n")) == (3, 1)
+
+
+def _gpu(index: int, **changes: Any) -> dict[str, Any]:
+    known = {"memory_total_bytes": 80 << 30, "memory_used_bytes": 0, "utilization_percent": 0, "temperature_c": 31}
+    return {
+        "index": index,
+        "uuid": f"G-{index}",
+        "name": "H100",
+        **known,
+        "power_w": 70.4,
+        "health": "ok",
+        "jobs": [],
+        **changes,
+    }
+
+
+NODE: dict[str, Any] = {
+    "name": "n1",
+    "state": "up",
+    "cordoned": True,
+    "draining": False,
+    "cordon_text": "fan",
+    "simulated": True,
+    "gpus": [
+        _gpu(0, jobs=["7"]),
+        _gpu(1, memory_used_bytes=None, utilization_percent=None, temperature_c=None, power_w=None, health="unknown"),
+    ],
+    "cpus": 64,
+    "cpu_percent": None,
+    "memory_total_bytes": 256 << 30,
+    "memory_used_bytes": None,
+    "disk_total_bytes": None,
+    "disk_used_bytes": None,
+    "agent_version": "0.1.0",
+    "last_seen_at": None,
+}
+
+
+def test_nodes_mark_what_is_simulated_and_never_show_unknown_as_zero(api: FakeApi, gpuq: Gpuq) -> None:
+    api.on("GET", "/nodes", {"items": [NODE], "next": None})
+    header, line = gpuq("nodes").out.splitlines()
+    cells = dict(zip(header.split(), line.split(), strict=True))
+    assert cells["STATE"] == "up,cordoned,simulated"
+    assert (cells["GPUS"], cells["BUSY"], cells["CPU%"], cells["MEMORY"]) == ("2", "1", "-", "-/256G")
+    assert (cells["DISK"], cells["SEEN"], cells["NOTE"]) == ("-", "-", "fan")
+    assert json.loads(gpuq("nodes", "--json").out) == {"items": [NODE], "next": None}
+
+
+def test_gpus_are_one_line_each(api: FakeApi, gpuq: Gpuq) -> None:
+    api.on("GET", "/nodes", {"items": [NODE], "next": None})
+    header, busy, unknown = gpuq("gpus").out.splitlines()
+    assert header.split() == ["NODE", "GPU", "NAME", "MEMORY", "UTIL", "TEMP", "POWER", "HEALTH", "JOBS"]
+    assert busy.split() == ["n1", "0", "H100", "(simulated)", "0B/80G", "0%", "31C", "70W", "ok", "7"]
+    assert unknown.split() == ["n1", "1", "H100", "(simulated)", "-/80G", "-", "-", "-", "unknown", "-"]
+    assert [item["node"] for item in json.loads(gpuq("gpus", "--json").out)["items"]] == ["n1", "n1"]
+
+
+@pytest.mark.parametrize("verb", ["cordon", "uncordon", "drain"])
+def test_cordon_and_the_like_change_a_node(api: FakeApi, gpuq: Gpuq, verb: str) -> None:
+    api.on("POST", f"/nodes/n1/{verb}", NODE)
+    text = [] if verb == "uncordon" else ["--reason", "fan"]
+    result = gpuq(verb, "n1", *text)
+    assert (result.status, result.out.startswith("node n1 gets ")) == (0, True)
+    assert "moved" not in result.out + gpuq(verb, "--help").out
+    assert "queued again" not in gpuq(verb, "--help").out
+    assert api.calls[-1].body == ({} if verb == "uncordon" else {"text": "fan"})
+    assert gpuq(verb, "n2").status == 3
+
+
+EVENT = {
+    "id": "5",
+    "at": "2026-11-21T05:53:12.042Z",
+    "kind": "job.running",
+    "text": "on n1\x1b[2J",
+    "job": "7",
+    "attempt": 2,
+    "node": "n1",
+    "user": "ann",
+}
+
+
+def test_events_are_lines_with_local_time_and_json_is_one_document(api: FakeApi, gpuq: Gpuq) -> None:
+    page = {"items": [EVENT], "next": "5"}
+    api.on("GET", "/events", page)
+    out = gpuq("events", "-j", "7", "--kind", "job.", "--limit", "3").out
+    assert out.endswith("job.running  job 7.2 node n1 ann  on n1\\x1b[2J\n")
+    assert api.sent("GET", "/events")[0].params == {"job": ["7"], "kind": ["job."], "limit": ["3"]}
+    assert json.loads(gpuq("events", "--json").out) == page
+
+
+def test_events_followed_are_a_document_a_line_and_go_on_behind_the_last(api: FakeApi, gpuq: Gpuq) -> None:
+    def answer(call: Call) -> Any:
+        after = call.params.get("after", [None])[0]
+        if after is None:
+            return {"items": [EVENT], "next": "5"}
+        if after == "5":
+            return {"items": [{**EVENT, "id": "6"}], "next": "6"}
+        return 401, {"error": {"code": "not_authenticated", "message": "enough", "hint": ""}}
+
+    api.on("GET", "/events", answer)
+    result = gpuq("events", "-f", "--json")
+    assert [json.loads(line)["id"] for line in result.out.splitlines()] == ["5", "6"]

@@ -1,0 +1,41 @@
+"""What people type from habit: each of Slurm's options that gpuq has not is one line that helps."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.conftest import Gpuq
+
+
+@pytest.mark.parametrize("verb", ["submit", "run"])
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("-o out.txt", "gpuq logs"),
+        ("-oout.txt", "gpuq logs"),
+        ("--output=out.txt", "gpuq logs"),
+        ("-e err.txt", "gpuq logs"),
+        ("--error err.txt", "gpuq logs"),
+        ("--shared", "not in this version"),
+        ("-C a100", "--gpu-type"),
+        ("--constraint=a100", "--gpu-type"),
+        ("--signal USR1@120", "not in this version"),
+        ("--pty", "not in this version"),
+        ("-n 4", "starts the command once"),
+        ("--ntasks=4", "starts the command once"),
+        ("-d singleton", "not in this version"),
+        ("--mail-type=END", "sends no mail"),
+        ("-A lab", "no accounts"),
+    ],
+)
+def test_an_option_of_slurms_is_answered_with_what_to_do(
+    home: object, gpuq: Gpuq, verb: str, option: str, says: str
+) -> None:
+    result = gpuq(verb, *option.split(), "true")
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert says in result.err
+    assert "Did you mean" not in result.err
+
+
+def test_an_option_nobody_has_is_answered_by_its_spelling(home: object, gpuq: Gpuq) -> None:
+    assert "--gpu-type" in gpuq("submit", "--gpu-typ", "h100", "true").err
