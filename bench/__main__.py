@@ -1,0 +1,37 @@
+"""python3 build.py bench [NAME...]: measures the built gpuq.pyz on this machine and prints one table.
+
+Names: startup, submit, drain, list, idle. Without any, all of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from bench import drain, idle, listing, startup, submit
+from bench.figures import Figure, table
+
+BENCHES: dict[str, Callable[[], list[Figure]]] = {
+    "startup": startup.measure,
+    "submit": submit.measure,
+    "drain": drain.measure,
+    "list": listing.measure,
+    "idle": idle.measure,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        print(f"bench: no such measurement: {unknown[0]} (one of: {', '.join(BENCHES)})", file=sys.stderr)
+        return 2
+    figures: list[Figure] = []
+    for name in names or BENCHES:
+        print(f"bench: {name} ...", file=sys.stderr, flush=True)
+        figures += BENCHES[name]()
+    print(table(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
