@@ -6,13 +6,14 @@ import subprocess
 
 from bench.cluster import GPUQ, Cluster, cluster, status_kib
 from bench.figures import Figure, median_ms
-from bench.submit import fill
+from bench.submit import fill, job
 
 QUEUED = 10_000
 
 
 def measure() -> list[Figure]:
     with cluster(1) as c:
+        c.client.post("/jobs", job(command=["sleep", "600"]))  # has the only GPU: whoever comes later waits
         fill(c, QUEUED)
         lines = len(c.run("queue").stdout.splitlines())
         assert lines > QUEUED, f"gpuq queue printed {lines} lines"

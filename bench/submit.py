@@ -24,10 +24,10 @@ def measure() -> list[Figure]:
     with cluster(8) as c:
         starts = [_start_ms(c) for _ in range(STARTS)]
     with cluster(1) as c:
-        c.client.post("/jobs", _job(command=["sleep", "600"], gpus=1))
-        single = median_ms(lambda: c.client.post("/jobs", _job(hold=True)), 100)
+        c.client.post("/jobs", job(command=["sleep", "600"]))
+        single = median_ms(lambda: c.client.post("/jobs", job(hold=True)), 100)
         arrays = {
-            size: median_ms(lambda n=size: c.client.post("/jobs", _job(array=f"0-{n - 1}", hold=True)), 15)  # type: ignore[misc]
+            size: median_ms(lambda n=size: c.client.post("/jobs", job(array=f"0-{n - 1}", hold=True)), 15)  # type: ignore[misc]
             for size in (10_000, 100_000)
         }
         rate = SUBMITS / fill(c, SUBMITS)
@@ -40,22 +40,23 @@ def measure() -> list[Figure]:
     ]
 
 
-def _job(**values: object) -> dict[str, object]:
+def job(**values: object) -> dict[str, object]:
+    """What a client posts to submit /bin/true on one GPU; values go over it."""
     return {"command": ["/bin/true"], "cwd": "/", "environment": {"PATH": os.environ["PATH"]}, "gpus": 1, **values}
 
 
 def _start_ms(c: Cluster) -> float:
     """From before the request is sent to when the supervisor saw the process exist, on the same clock."""
     began = time.time()
-    id = c.client.post("/jobs", _job())["id"]
-    job: dict[str, str] = {}
+    id = c.client.post("/jobs", job())["id"]
+    shown: dict[str, str] = {}
 
     def ended() -> bool:
-        job.update(c.client.get(f"/jobs/{id}", {"wait": 5, "seen": "QUEUED,ALLOCATED,STARTING,RUNNING,STOPPING"}))
-        return job["state"] == "SUCCEEDED"
+        shown.update(c.client.get(f"/jobs/{id}", {"wait": 5, "seen": "QUEUED,ALLOCATED,STARTING,RUNNING,STOPPING"}))
+        return shown["state"] == "SUCCEEDED"
 
     c.wait_until(ended, "one job")
-    return (datetime.fromisoformat(job["started_at"].replace("Z", "+00:00")).timestamp() - began) * 1e3
+    return (datetime.fromisoformat(shown["started_at"].replace("Z", "+00:00")).timestamp() - began) * 1e3
 
 
 def fill(c: Cluster, count: int) -> float:
@@ -64,7 +65,7 @@ def fill(c: Cluster, count: int) -> float:
     def work() -> None:
         client = c.connect()
         for _ in range(count // CLIENTS):
-            client.post("/jobs", _job())
+            client.post("/jobs", job())
         client.close()
 
     threads = [threading.Thread(target=work) for _ in range(CLIENTS)]

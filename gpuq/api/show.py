@@ -34,6 +34,7 @@ class JobLens:
         self._attempts: Mapping[JobId, Attempt] = {}
         self._times: dict[float | None, str | None] = {}
         self._reason = call.controller.explainer().reason
+        self._reasons: dict[WaitReason | None, dict[str, str] | None] = {}
         # One function for each field, in the order they are shown. What stands on the record is read in C.
         self.getters: dict[str, Callable[[Job], Any]] = {
             "id": attrgetter("id"),
@@ -76,7 +77,14 @@ class JobLens:
         return job.state if job.array is None else shown_state(self._call.controller, job)
 
     def reason(self, job: Job) -> dict[str, str] | None:
-        return show_reason(self._reason(job)) if self.state(job) is JobState.QUEUED else None
+        if self.state(job) is not JobState.QUEUED:
+            return None
+        reason = self._reason(job)
+        try:
+            return self._reasons[reason]
+        except KeyError:
+            shown = self._reasons[reason] = show_reason(reason)
+            return shown
 
     def nodes(self, job: Job) -> list[dict[str, Any]]:
         """Where it runs, or ran last; empty while it waits."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gpuq.model import Dependency, Job, JobId, NodeName, Now, Request, WaitCode, WaitReason
+from dataclasses import dataclass
+
+from gpuq.model import Dependency, Job, NodeName, Now, Request, WaitCode, WaitReason
 from gpuq.scheduler import fit
 from gpuq.scheduler.limits import max_running, startable
 from gpuq.states import JobState, NodeState
@@ -10,18 +12,25 @@ from gpuq.units import format_time
 from gpuq.view import ClusterView, Policy
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Those who ask for the same: what they are short of, and who of them is first."""
+
+    resources: WaitReason
+    head: tuple[int, int, int] | None  # the rank of the first that may start: it is offered what comes free
+    behind: WaitReason | None  # what the others are told
+
+
 class Explainer:
     """Reasons as of one instant, for as many jobs as are asked about.
 
-    What jobs with equal requests share is looked up once. Not to be kept while the cluster changes.
+    What jobs with equal requests share is worked out once. Not to be kept while the cluster changes.
     """
 
     def __init__(self, view: ClusterView, now: Now, policy: Policy) -> None:
         self._view, self._now, self._policy = view, now, policy
-        self._heads: dict[Request, Job | None] = {}
         self._rooms: list[fit.Room] | None = None
-        self._resources: dict[Request, WaitReason] = {}
-        self._behind: dict[JobId, WaitReason] = {}
+        self._lines: dict[Request, _Line] = {}
 
     def reason(self, job: Job) -> WaitReason | None:
         """The first thing that stands between this job and a start; None for a job that is not QUEUED."""
@@ -35,26 +44,23 @@ class Explainer:
             return _not_ready(job, self._now)
         if not startable(self._view, job):
             return WaitReason(WaitCode.ARRAY_LIMIT, _array_limit(max_running(self._view, job)))
-        if job.request not in self._resources:
-            if self._rooms is None:
-                self._rooms = fit.rooms(self._view, self._policy)
-            self._resources[job.request] = _resources(self._view, self._rooms, job.request, self._policy)
-        resources = self._resources[job.request]
-        if resources.code in (WaitCode.NO_NODES, WaitCode.TOO_LARGE):
-            return resources  # true of all who ask for this: who is ahead is not what they wait for
-        head = self._head(job.request)
-        if head is not None and head.rank_in_queue < job.rank_in_queue:
-            if head.id not in self._behind:
-                self._behind[head.id] = WaitReason(WaitCode.BEHIND, f"behind {head.id}")
-            return self._behind[head.id]
-        return resources
+        line = self._lines.get(job.request) or self._line(job.request)
+        if line.head is not None and line.head < job.rank_in_queue:
+            return line.behind
+        return line.resources
 
-    def _head(self, request: Request) -> Job | None:
-        """The first that asks for the same and may start: it is offered what comes free."""
-        if request not in self._heads:
-            members = self._view.ready().get(request, ())
-            self._heads[request] = next((job for job in members if startable(self._view, job)), None)
-        return self._heads[request]
+    def _line(self, request: Request) -> _Line:
+        if self._rooms is None:
+            self._rooms = fit.rooms(self._view, self._policy)
+        resources = _resources(self._view, self._rooms, request, self._policy)
+        members = self._view.ready().get(request, ())
+        head = next((job for job in members if startable(self._view, job)), None)
+        if head is None or resources.code in (WaitCode.NO_NODES, WaitCode.TOO_LARGE):
+            line = _Line(resources, None, None)  # true of all who ask for this: nobody waits for who is ahead
+        else:
+            line = _Line(resources, head.rank_in_queue, WaitReason(WaitCode.BEHIND, f"behind {head.id}"))
+        self._lines[request] = line
+        return line
 
 
 def explain(view: ClusterView, job: Job, now: Now, policy: Policy) -> WaitReason | None:
