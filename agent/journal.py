@@ -21,7 +21,7 @@ from agent.directives import Accept, Action, Bar, Drop, Held, RecordEnd
 from gpuq.codec import decode, encode
 from gpuq.errors import Incompatible, InvalidRequest
 from gpuq.model import AttemptUid, ExitRecord
-from gpuq.protocol import RunOrder
+from gpuq.protocol import MAX_AHEAD_SECONDS, RunOrder
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +89,9 @@ class JournalLost(Exception):
 class Journal:
     """The journal of one state directory, which the caller has locked. Not for two threads at once.
 
-    incarnation is this start's, higher than any before it: the previous one plus one, but at least the wall clock in
-    milliseconds, so that an agent whose state was erased is still newer than the one it replaces. held and barred are
-    as found at the start; log_size in held is not known here.
+    incarnation is this start's, higher than any before it that a controller may have taken: the previous one plus one,
+    but at least the wall clock in milliseconds, so that an agent whose state was erased is still newer than the one it
+    replaces. held and barred are as found at the start; log_size in held is not known here.
     """
 
     def __init__(self, path: Path, boot_id: str, wall: float) -> None:
@@ -107,7 +107,7 @@ class Journal:
             os.ftruncate(self._fd, state.size)
             self._size = self._rewritten = state.size
             self.epoch, self.held, self.barred = state.epoch, tuple(state.held.values()), tuple(state.barred)
-            state.incarnation = self.incarnation = max(state.incarnation + 1, int(wall * 1000))
+            state.incarnation = self.incarnation = _next_incarnation(state.incarnation, wall)
             try:
                 self._rewrite(state)
             except OSError as error:
@@ -212,6 +212,13 @@ def _write_all(fd: int, data: bytes) -> int:
     while view:
         view = view[os.write(fd, view) :]
     return len(data)
+
+
+def _next_incarnation(before: int, wall: float) -> int:
+    """One that a clock of the far future left behind is not counted on: no controller took it, nor would the next."""
+    if before > (wall + MAX_AHEAD_SECONDS) * 1000:
+        return int(wall * 1000)
+    return max(before + 1, int(wall * 1000))
 
 
 def _load(path: Path) -> _State:

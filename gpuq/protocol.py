@@ -51,6 +51,7 @@ MAX_GPUS = 1024  # of one node; also above every index
 MAX_SYNC_BYTES = 8 << 20
 MAX_LOG_POST_BYTES = 4 << 20
 MAX_PAGE = 10_000  # items of one page of a list
+MAX_AHEAD_SECONDS = 86_400  # how far a node's clock may be ahead of the controller's: incarnations are taken from it
 
 
 @dataclass(frozen=True, slots=True)

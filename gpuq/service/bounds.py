@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from gpuq.errors import InvalidRequest
 from gpuq.model import Gpu, Inventory
-from gpuq.protocol import MAX_GPUS, MAX_HOLDS, MAX_REPORTS, SyncRequest
+from gpuq.protocol import MAX_AHEAD_SECONDS, MAX_GPUS, MAX_HOLDS, MAX_REPORTS, SyncRequest
 
-AHEAD_SECONDS = 86_400.0  # how far a node's clock may be ahead of this one: incarnations are taken from it
 MAX_UID = 64  # characters; an attempt's has 20 to 30
 MAX_WORDS = 4_096  # characters of a name or note
 _MAX_CPUS = 1 << 16
@@ -29,7 +28,7 @@ def check_report(request: SyncRequest, wall: float) -> None:
     ):
         raise InvalidRequest(f"the report names an attempt by what is not text of at most {MAX_UID} characters")
     # An incarnation is taken for good, in this life of the controller: one from a far future would lock out the agent.
-    if not 0 <= request.incarnation <= (wall + AHEAD_SECONDS) * 1000:
+    if not 0 <= request.incarnation <= (wall + MAX_AHEAD_SECONDS) * 1000:
         raise InvalidRequest(
             f"the incarnation {request.incarnation} is no time up to a day ahead of the controller's clock",
             "set the clocks of both machines",

@@ -307,7 +307,8 @@ def requeue(draft: Draft, command: Requeue) -> dict[str, Any]:
                 return "refused", f"no element of job {job.id} is running"
             for element in running:
                 _requeue_one(draft, actor, element, command.force)
-            return "done", f"{len(running)} elements of job {job.id} are being requeued"
+            what = "1 element" if len(running) == 1 else f"{len(running)} elements"
+            return "done", f"requeueing {what} of job {job.id}"
         return _requeue_one(draft, actor, job, command.force)
 
     return _on_selection(draft, actor, command.selection, command.known, act, "requeued; submit it again")

@@ -81,6 +81,13 @@ def test_incarnation_rises_with_each_start_even_with_a_clock_set_back_or_the_sta
     assert journal.incarnation == 21_000
 
 
+def test_a_start_under_a_clock_years_ahead_does_not_shut_later_ones_out(tmp_path: Path) -> None:
+    opened(tmp_path, 2_000_000_000.0).close()
+    journal = opened(tmp_path, 1_000_000_000.0)
+    journal.close()
+    assert journal.incarnation == 1_000_000_000_000
+
+
 def test_epoch_is_remembered(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     journal.write([], epoch=4)
