@@ -14,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.directives import Accept, Action, Bar, Directives, Drop, Extend, Held, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
+from agent.directives import Directives
 from agent.executor import Executor
+from agent.holding import Held
 from agent.journal import Journal, needs_sync
 from agent.logs import LogPeer, LogShipper
 from agent.runs import RunEvent

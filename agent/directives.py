@@ -14,166 +14,17 @@ controller is told what a crash could make this agent forget.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
+from agent.holding import Entry, Held, Reporter, named
 from agent.runs import RunEvent
-from gpuq.codec import encode
 from gpuq.model import AttemptUid, EndReason, ExitRecord, Inventory, NodeName, NodeSample, OnLost, RankPhase, StopKind
-from gpuq.protocol import (
-    MAX_HOLDS,
-    MAX_REPORTS,
-    MAX_SYNC_BYTES,
-    PROTOCOL,
-    UNKNOWN_RANK,
-    RankReport,
-    RunOrder,
-    StopOrder,
-    SyncReply,
-    SyncRequest,
-)
+from gpuq.protocol import PROTOCOL, UNKNOWN_RANK, RunOrder, StopOrder, SyncReply, SyncRequest
 
-# Reports without news that ride along in turn: a controller that lost track hears of every attempt again within a few
-# requests. More than a node's GPUs, and few enough to keep a request small on a node with hundreds of runs.
-REFRESH = 16
-MAX_ORDER_BYTES = MAX_SYNC_BYTES // 2  # of described orders in one request; leaves room for the rest of the message
 _NOT_STARTED = "stopped before it was started here"
 _FOUND = "it ran here without this agent's knowledge, and was killed"
 _PHASES = tuple(RankPhase)  # in the order they are passed through
-
-
-# ---------------------------------------------------------------- what goes in
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One attempt as the journal knows it when the agent starts.
-
-    boot_id is of the boot it was accepted in; begun: its supervisor was heard; log_size is in bytes, at present.
-    """
-
-    order: RunOrder
-    boot_id: str
-    exit: ExitRecord | None = None
-    log_size: int = 0
-    begun: bool = False
-
-
-# ---------------------------------------------------------------- what comes out
-
-
-@dataclass(frozen=True, slots=True)
-class Accept:
-    """Journal durably, then launch. lease_deadline is on CLOCK_BOOTTIME; None means the run needs no lease."""
-
-    order: RunOrder
-    lease_deadline: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End the rank, launched or not. Repeated until the rank is seen stopping; doing it twice changes nothing."""
-
-    uid: AttemptUid
-    rank: int
-    kind: StopKind
-    grace_seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Extend:
-    """The run may go on until deadline, on CLOCK_BOOTTIME."""
-
-    uid: AttemptUid
-    rank: int
-    deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """Journal durably that this attempt must never start here."""
-
-    uid: AttemptUid
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Kill whatever lives of an attempt that is not held, wait until it is gone, then call `swept`."""
-
-    uid: AttemptUid
-
-
-@dataclass(frozen=True, slots=True)
-class RecordEnd:
-    """Journal the end, so that it can be reported after a restart; durably, unless it is recorded with its run."""
-
-    uid: AttemptUid
-    rank: int
-    exit: ExitRecord
-    recorded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Forget the journal's entry or tombstone, and remove the run's directory if there is one."""
-
-    uid: AttemptUid
-    rank: int
-
-
-Action = Accept | Stop | Extend | Bar | Sweep | RecordEnd | Drop
-
-
-# ---------------------------------------------------------------- between
-
-
-@dataclass(slots=True)
-class _Entry:
-    """One attempt held here. order is None for one that was barred before it was ever accepted.
-
-    phase ORDERED is a barred attempt whose remains are still being swept: held, not yet reported.
-    """
-
-    uid: AttemptUid
-    rank: int
-    order: RunOrder | None
-    phase: RankPhase
-    stopping: bool = False
-    started_at: float | None = None
-    exit: ExitRecord | None = None
-    shipped: int = 0  # bytes of log the controller has
-    deadline: float | None = None
-    stop: StopOrder | None = None  # the strongest seen
-    confirmed: bool = False  # the controller took a report of the present state
-    sent_in: int = 0  # sequence of the last request that carried the present state
-    described: bool = True  # False: the next report carries the order
-    forgotten: bool = False  # the controller has the end on record
-
-    def changed(self) -> None:
-        self.confirmed, self.sent_in, self.forgotten = False, 0, False
-
-    @property
-    def leased(self) -> bool:
-        return self.order is not None and self.order.job.on_lost is OnLost.FENCE
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing of it is needed any more: the end is on record and the whole log has arrived."""
-        return self.forgotten and self.exit is not None and self.shipped >= self.exit.log_size
-
-    def report(self, with_order: bool) -> RankReport:
-        return RankReport(
-            uid=self.uid,
-            rank=self.rank,
-            phase=self.phase,
-            stopping=self.stopping,
-            started_at=self.started_at,
-            exit=self.exit,
-            log_size=self.shipped if self.exit is None else self.exit.log_size,
-            order=self.order if with_order else None,
-        )
 
 
 class Directives:
@@ -206,8 +57,8 @@ class Directives:
         self.sequence = 0
         self.applied = (epoch, 0)  # (epoch, generation) of the last answer applied
         self._answered = 0  # sequence of the last answer applied
-        self._entries: dict[AttemptUid, _Entry] = {}
-        self._turn = 0  # where the refresh of reports without news goes on
+        self._entries: dict[AttemptUid, Entry] = {}
+        self._reporter = Reporter()
         self._news = self._urgent = True
         self._inventory: Inventory | None = None
         self._gpu_uuids: dict[int, str] = {}
@@ -220,13 +71,13 @@ class Directives:
                 text = "the machine was restarted under it"
                 end = ExitRecord(EndReason.NODE_LOST, ended_at=wall, text=text, log_size=h.log_size)
             phase = RankPhase.ACCEPTED if end is None else RankPhase.ENDED
-            self._entries[h.order.uid] = _Entry(h.order.uid, h.order.rank, h.order, phase, exit=end)
+            self._entries[h.order.uid] = Entry(h.order.uid, h.order.rank, h.order, phase, exit=end)
         for uid in barred:
             if uid not in self._entries:
-                self._entries[uid] = _barred(uid, UNKNOWN_RANK, _NOT_STARTED, wall)
+                self._entries[uid] = Entry.barred(uid, UNKNOWN_RANK, _NOT_STARTED, wall)
         for uid in unswept:
             if uid not in self._entries:
-                self._entries[uid] = _Entry(uid, UNKNOWN_RANK, None, RankPhase.ORDERED)
+                self._entries[uid] = Entry(uid, UNKNOWN_RANK, None, RankPhase.ORDERED)
 
     # ------------------------------------------------------------ out to the controller
 
@@ -252,10 +103,11 @@ class Directives:
     def request(self, wait_seconds: float, sample: NodeSample | None = None) -> SyncRequest:
         """The next request; each call uses up a sequence number, whether or not the request is ever sent."""
         self.sequence += 1
-        self._news = self._urgent = False
         with_inventory = self._hash != self._hash_confirmed and self._inventory is not None
         if with_inventory:
             self._hash_sent = (self.sequence, self._hash)
+        reports, more = self._reporter.reports(self._entries.values(), self.sequence)
+        self._news = self._urgent = more
         return SyncRequest(
             protocol=PROTOCOL,
             node=self.node,
@@ -264,44 +116,13 @@ class Directives:
             sequence=self.sequence,
             epoch=self.applied[0],
             generation=self.applied[1],
-            holds=self._named(),
-            reports=tuple(self._reports()),
+            holds=named(self._entries.values()),
+            reports=reports,
             inventory=self._inventory if with_inventory else None,
             inventory_hash=self._hash,
             sample=sample,
             wait_seconds=wait_seconds,
         )
-
-    def _named(self) -> tuple[AttemptUid, ...]:
-        holds = self.holds
-        if len(holds) > MAX_HOLDS:  # what has not ended comes first: left out, it would seem to have vanished
-            holds = tuple(sorted(holds, key=lambda uid: self._entries[uid].exit is not None))[:MAX_HOLDS]
-        return holds
-
-    def _reports(self) -> Iterable[RankReport]:
-        told = [e for e in self._entries.values() if not e.forgotten and e.phase is not RankPhase.ORDERED]
-        news = [e for e in told if not e.confirmed or not e.described]
-        rest = [e for e in told if e.confirmed and e.described]
-        if rest:
-            start = self._turn % len(rest)
-            rest = (rest[start:] + rest[:start])[:REFRESH]
-            self._turn = start + len(rest)
-        if len(news) > MAX_REPORTS:
-            # What was sent least recently goes first, so that every report's turn comes even if answers get lost.
-            news.sort(key=lambda e: e.sent_in)
-        room = MAX_ORDER_BYTES
-        for entry in (news + rest)[:MAX_REPORTS]:
-            with_order = False
-            if not entry.described and entry.order is not None:
-                size = len(json.dumps(encode(entry.order)))
-                with_order = size <= room or room == MAX_ORDER_BYTES  # at least one a request, however large
-                room -= size if with_order else 0
-            entry.sent_in = self.sequence
-            yield entry.report(with_order)
-            if with_order or entry.order is None:
-                entry.described = True
-        # Reports past the cap and orders that found no room are news for the next request.
-        self._news = self._urgent = any(e.sent_in == 0 or not e.described for e in news)
 
     def set_inventory(self, inventory: Inventory, hash: str) -> None:
         """What the node offers now. Sent until an answer to a request that carried it arrives."""
@@ -378,10 +199,10 @@ class Directives:
         self._news = True
         if mismatch:
             self._urgent = True
-            self._entries[order.uid] = _barred(order.uid, order.rank, mismatch, wall)
+            self._entries[order.uid] = Entry.barred(order.uid, order.rank, mismatch, wall)
             return [Bar(order.uid, mismatch)]
         lease = deadline if order.job.on_lost is OnLost.FENCE else None
-        self._entries[order.uid] = _Entry(order.uid, order.rank, order, RankPhase.ACCEPTED, deadline=lease)
+        self._entries[order.uid] = Entry(order.uid, order.rank, order, RankPhase.ACCEPTED, deadline=lease)
         return [Accept(order, lease)]
 
     def _mismatch(self, order: RunOrder) -> str | None:
@@ -399,7 +220,7 @@ class Directives:
     def _stop(self, stop: StopOrder, wall: float) -> list[Action]:
         entry = self._entries.get(stop.uid)
         if entry is None:
-            self._entries[stop.uid] = _Entry(stop.uid, UNKNOWN_RANK, None, RankPhase.ORDERED)
+            self._entries[stop.uid] = Entry(stop.uid, UNKNOWN_RANK, None, RankPhase.ORDERED)
             return [Bar(stop.uid, _NOT_STARTED), Sweep(stop.uid)]
         if entry.exit is not None or entry.order is None:
             entry.changed()
@@ -428,7 +249,7 @@ class Directives:
         entry.forgotten = True
         return self._drop_if_done(entry)
 
-    def _drop_if_done(self, entry: _Entry) -> list[Action]:
+    def _drop_if_done(self, entry: Entry) -> list[Action]:
         if not entry.done:
             return []
         del self._entries[entry.uid]
@@ -463,7 +284,7 @@ class Directives:
         """Nothing lives of this attempt: if it is barred, that can be said now, and whether anything was found."""
         entry = self._entries.get(uid)
         if entry is not None and entry.phase is RankPhase.ORDERED:
-            self._entries[uid] = _barred(uid, entry.rank, _FOUND if found else _NOT_STARTED, wall, ran=found)
+            self._entries[uid] = Entry.barred(uid, entry.rank, _FOUND if found else _NOT_STARTED, wall, ran=found)
             self._news = self._urgent = True
         return []
 
@@ -474,7 +295,7 @@ class Directives:
         requests, and the controller computes those after it took, or for ever ignores, this one's report.
         """
         entry = self._entries[uid]
-        self._entries[uid] = _barred(uid, entry.rank, text, wall)
+        self._entries[uid] = Entry.barred(uid, entry.rank, text, wall)
         self._news = self._urgent = True
         return []
 
@@ -485,8 +306,3 @@ class Directives:
             return []
         entry.shipped = size
         return self._drop_if_done(entry)
-
-
-def _barred(uid: AttemptUid, rank: int, text: str, wall: float, ran: bool = False) -> _Entry:
-    reason = EndReason.SUPERVISOR_LOST if ran else EndReason.NEVER_STARTED
-    return _Entry(uid, rank, None, RankPhase.ENDED, exit=ExitRecord(reason, ended_at=wall, text=text))

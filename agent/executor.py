@@ -16,9 +16,7 @@ import json
 import logging
 import os
 import pwd
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
@@ -27,6 +25,7 @@ from typing import Any
 
 from agent.environment import build, granted, setup_steps
 from agent.launcher_link import LauncherLink
+from agent.login import Login
 from agent.runs import Identity, RunDir, RunEvent, boot_id, existing
 from agent.socket_link import SocketLink
 from agent.survivors import Traces, end_all
@@ -36,13 +35,10 @@ from gpuq.protocol import RunOrder
 
 logger = logging.getLogger(__name__)
 
-LOGIN_SECONDS = 20.0  # a profile that waits for a dead file server or asks a question must not hold up the job for ever
-LOGIN_KEPT_SECONDS = 300.0  # a login shell takes 10 to 500 ms; a changed profile counts a few minutes later
 RECONNECT_SECONDS = 0.2
 # Directories are deleted in a thread, those of this long together: on a disk that others keep busy the five calls for
 # each took a third of the event loop's time under a queue of short jobs.
 REMOVE_SECONDS = 0.1
-_MARKER = r"\0gpuq-environment\0"  # as printf takes it
 
 
 class _Run:
@@ -71,8 +67,7 @@ class Executor:
         self._runs: dict[tuple[AttemptUid, int], _Run] = {}
         self._launcher = LauncherLink(state_dir)
         self._boot_id = boot_id()
-        self._login: tuple[float, dict[str, str]] | None = None
-        self._login_lock = asyncio.Lock()
+        self._login = Login()
         self._doomed: list[RunDir] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -112,8 +107,8 @@ class Executor:
             return
         if order.spec.environment is not None:
             self._hand_over(run, order, order.spec.environment, lease_deadline)
-        elif self._login is not None and time.monotonic() < self._login[0]:
-            self._hand_over(run, order, self._login[1], lease_deadline)
+        elif (known := self._login.known()) is not None:
+            self._hand_over(run, order, known, lease_deadline)
         else:
             run.task = self._spawn(self._launch_from_login(run, order, lease_deadline))
 
@@ -202,11 +197,9 @@ class Executor:
     # ---------------------------------------------------------------- launching
 
     async def _launch_from_login(self, run: _Run, order: RunOrder, lease_deadline: float | None) -> None:
-        async with self._login_lock:
-            if self._login is None or time.monotonic() >= self._login[0]:
-                self._login = (time.monotonic() + LOGIN_KEPT_SECONDS, await login_environment())
+        environment = await self._login.environment()
         run.task = None
-        self._hand_over(run, order, self._login[1], lease_deadline)
+        self._hand_over(run, order, environment, lease_deadline)
 
     def _hand_over(self, run: _Run, order: RunOrder, base: Mapping[str, str], lease_deadline: float | None) -> None:
         spec, directory = order.spec, run.directory
@@ -341,7 +334,7 @@ class Executor:
         while True:
             # Looked at before connecting: a supervisor that ends in between has left its record.
             alive = identity is not None and identity.alive()
-            sock = _connect_by_name(run.directory)
+            sock = run.directory.connect()
             if sock is not None:
                 run.task = None
                 self._connect(run, sock)
@@ -396,66 +389,3 @@ class Executor:
 def _remove_all(directories: Iterable[RunDir]) -> None:
     for directory in directories:
         directory.remove()
-
-
-def _connect_by_name(directory: RunDir) -> socket.socket | None:
-    """A connection to the run's supervisor, or None if it cannot be reached now."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    try:
-        fd = os.open(directory.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            sock.connect(f"/proc/self/fd/{fd}/sock")  # a path in sockaddr_un ends at 108 bytes
-        finally:
-            os.close(fd)
-    except OSError:
-        sock.close()
-        return None
-    return sock
-
-
-async def login_environment() -> dict[str, str]:
-    """What the account's login shell on this machine exports; a minimal environment if it fails or takes too long."""
-    account = pwd.getpwuid(os.getuid())
-    home = account.pw_dir if Path(account.pw_dir).is_dir() else "/"
-    known = Path(account.pw_shell).name in ("bash", "zsh", "ksh", "dash", "sh")  # csh has no -l -c, nologin no -c
-    shell = account.pw_shell if known else "/bin/sh"
-    minimal = {
-        "HOME": account.pw_dir,
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-        "SHELL": shell,
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    }
-    # Not a pipe: what a profile leaves running in the background would keep it open.
-    output = os.memfd_create("gpuq-login")
-    try:
-        process = await asyncio.create_subprocess_exec(
-            shell,
-            "-lc",
-            f"printf '{_MARKER}'; exec env -0",
-            env=minimal,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            await asyncio.wait_for(process.wait(), LOGIN_SECONDS)
-        finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        # A profile may print what it likes: only what follows the mark counts.
-        _, mark, found = os.pread(output, os.fstat(output).st_size, 0).rpartition(b"\0gpuq-environment\0")
-    except (OSError, asyncio.TimeoutError) as error:
-        logger.warning("login.failed shell=%s error=%r", shell, error)
-        return minimal
-    finally:
-        os.close(output)
-    if not mark:
-        logger.warning("login.failed shell=%s error=it printed no environment", shell)
-        return minimal
-    pairs = (item.decode(errors="surrogateescape").partition("=") for item in found.split(b"\0"))
-    return {name: value for name, _, value in pairs if name}

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent.directives import Accept, Action, Bar, Drop, Held, RecordEnd
+from agent.actions import Accept, Action, Bar, Drop, RecordEnd
+from agent.holding import Held
 from gpuq.codec import decode, encode
 from gpuq.errors import Incompatible, InvalidRequest
 from gpuq.model import AttemptUid, ExitRecord

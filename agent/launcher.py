@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from agent.process_tree import children, kill_tree, start_time
 from agent.run_folder import RunFolder
 from agent.supervisor import Supervisor, prepare_launcher, prepare_supervisor
-from agent.supervisor_client import Client
+from agent.supervisor_socket import Client
 
 LAUNCH_SECONDS = 60.0  # to receive the launch line from an agent that is alive but very busy
 MAX_LAUNCH = 16 << 20  # the kernel takes 2 MiB of arguments and environment, which JSON may make six times as long

@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 _CODE = (
     "launcher.py",
     "supervisor.py",
-    "supervisor_client.py",
+    "supervisor_socket.py",
+    "tree_end.py",
+    "setup_line.py",
     "run_folder.py",
     "spool.py",
     "program.py",

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,21 @@ class RunDir:
             fd = os.open(self.script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
             with os.fdopen(fd, "wb") as file:
                 file.write(script.encode(errors="surrogateescape"))
+
+    def connect(self) -> socket.socket | None:
+        """A connection to the run's supervisor, or None if it cannot be reached now."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                sock.connect(f"/proc/self/fd/{fd}/sock")  # a path in sockaddr_un ends at 108 bytes
+            finally:
+                os.close(fd)
+        except OSError:
+            sock.close()
+            return None
+        return sock
 
     def identity(self) -> Identity | None:
         """The supervisor's identity, or None if there never was one and, since now, never will be.

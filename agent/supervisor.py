@@ -12,53 +12,32 @@ The run directory:
     traces       symlink to 'LAUNCHER-PID:START:PIPE:PID:START', the last two of what was started last: how to find what
                  is left if this process is killed
     log          what the job writes; it comes through a pipe (spool.py)
-    sock         the socket below
+    sock         the socket, where others ask and are told (supervisor_socket.py)
     exit.json    the exit record: complete, durable and final as soon as it is there
-
-The socket speaks JSON lines. The connection the launcher hands over first carries one line, what to run, and is then
-like any other, watching. Requests are {"v": 1, "op": ...}: `watch` answers with the state now and at each change,
-`stop` takes kind and grace (seconds), `extend` takes deadline (seconds of CLOCK_BOOTTIME), `forget` says that the end
-is known and need not be kept; an unknown op is answered with an error, so older and newer agents can talk to it.
 """
 
-# ruff: noqa: PTH110
-# pathlib would be most of this process' memory.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import resource  # noqa: F401 -- os.wait4 would import it, from disk, in each supervisor: 0.4 ms
 import select
 import signal
-import socket
-import struct
 import time
 from typing import Any
 
-from agent.process_tree import kill_tree, terminate_tree
+from agent.process_tree import terminate_tree
 from agent.program import become, spawn, why_not
 from agent.run_folder import RunFolder
+from agent.setup_line import environment_after, setup_command
 from agent.spool import Spool
-from agent.supervisor_client import Client, finite
+from agent.supervisor_socket import VERSION, Client, Clients
+from agent.tree_end import TreeEnd
 
-VERSION = 1
-MAX_CLIENTS = 16
-# Between the main process' end and SIGTERM to what it left: a `tee` at the end of a pipe writes its last lines then.
-SETTLE_SECONDS = 0.5
 LEASE_POLL_SECONDS = 1.0  # poll() sleeps through a suspend, CLOCK_BOOTTIME does not: the lease is looked at this often
 RETRY_SECONDS = 1.0  # a full disk may have room again
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # linux/prctl.h
 _SHIELDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a service stop or hang-up must not cost the exit record
-_STOP_KINDS = ("cancel", "requeue", "time_limit", "fence", "vanished")  # model.StopKind
-_SHELL_KEEPS = ("_", "SHLVL", "PWD", "OLDPWD")  # what a shell sets by itself: not a change made by a setup line
-# Runs $1 in this shell, then writes its environment to the open file $3. `|| exit` right after eval would turn off the
-# `set -e` of a line that asks for it.
-_SETUP = """eval "$1"; gpuq_status=$?
-[ $gpuq_status -eq 0 ] || exit $gpuq_status
-unset gpuq_status
-"$2" -0 >"/proc/self/fd/$3"
-"""
 
 _libc = ctypes.CDLL(None)
 _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
@@ -132,28 +111,21 @@ class Supervisor:
         self.dump = -1  # where a setup line leaves its environment
         self.done = False  # no further step is to start
         self.limit_at: float | None = None
-        self.settle_at: float | None = None
-        self.kill_at: float | None = None
+        self.end = TreeEnd(self.pid)
         self.read_at: float | None = None  # when to look into the pipe again; None: when there is something
 
         self.poll = select.poll()
-        self.clients: dict[int, Client] = {}
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.setblocking(False)
-        self.listener.bind(f"/proc/self/fd/{folder.fd}/sock")  # a path in sockaddr_un ends at 108 bytes
-        self.listener.listen(MAX_CLIENTS)
-        for fd in (self.wake, self.listener.fileno(), self.spool.read_end):
+        for fd in (self.wake, self.spool.read_end):
             self.poll.register(fd, select.POLLIN)
         self.first = first
-        self._add(first)
+        self.clients = Clients(self.poll, folder.fd, first)
 
     # ---------------- the loop
 
     def run(self) -> bool:
         """Returns when all has ended and is on record; whether that was an end like any other, nothing forced."""
         self._announce()
-        for line in self.first.lines():  # a stop may have come right behind the launch
-            self._request(self.first, line)
+        self.clients.serve(self.first, self._act)  # a stop may have come right behind the launch
         self._keep_limits()
         self._start_next()
         while not (self._reap() and self.done):
@@ -172,23 +144,16 @@ class Supervisor:
                 self._take_output()
             elif fd == self.exec_report:
                 self._read_exec_report()
-            elif fd == self.listener.fileno():
-                self._accept()
-            elif fd in self.clients:
-                client = self.clients[fd]
-                alive = client.receive()
-                for line in client.lines():
-                    self._request(client, line)
-                if not alive:
-                    self._drop(client)
+            else:
+                self.clients.ready(fd, self._act)
 
     def _timeout(self) -> float | None:
         now = _boottime()
-        times = [t - now for t in (self.limit_at, self.settle_at, self.lease, self.read_at) if t is not None]
+        times = [t - now for t in (self.limit_at, self.lease, self.read_at) if t is not None]
         if self.lease is not None:
             times.append(LEASE_POLL_SECONDS)
-        if self.kill_at is not None:  # past it: another round now and then, for what was forked during the last one
-            times.append(self.kill_at - now if now < self.kill_at else min(1.0, 0.01 + (now - self.kill_at) / 4))
+        if (until_end := self.end.wait(now)) is not None:
+            times.append(until_end)
         return min(times) if times else None
 
     def _keep_limits(self) -> None:
@@ -199,10 +164,9 @@ class Supervisor:
         if self.lease is not None and now >= self.lease:
             self.lease = None
             self._stop("fence", self.grace)
-        if self.settle_at is not None and now >= self.settle_at:
+        if self.end.is_due(now):
             self._end_tree(self.grace)
-        if self.kill_at is not None and now >= self.kill_at:
-            kill_tree(self.pid)
+        self.end.kill_if_due(now)
         if self.read_at is not None and now >= self.read_at:
             self.read_at = None
             self.poll.register(self.spool.read_end, select.POLLIN)
@@ -226,10 +190,8 @@ class Supervisor:
             return
         label, line = self.setup[self.step]
         self.spool.note(f"setup {self.step + 1}/{len(self.setup)}: {label}")
-        shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
-        env = "/usr/bin/env" if os.path.exists("/usr/bin/env") else "/bin/env"
         self.dump = os.memfd_create("gpuq-env")
-        self._fork([shell, "-c", _SETUP, "gpuq-setup", line, env, str(self.dump)])
+        self._fork(setup_command(line, self.dump))
 
     def _spawn(self) -> None:
         """Starts the job, without being able to act meanwhile."""
@@ -322,7 +284,7 @@ class Supervisor:
                 self._give_up("setup_failed", f"{which} ('{self.setup[self.step][0]}') failed with {how}")
             else:
                 self.spool.note(f"{which} done in {took:.1f} s")
-                self._take_environment()
+                self.env = environment_after(self.env, self.dump) | self.kept
             os.close(self.dump)
             self.dump = -1
             self.step += 1
@@ -330,18 +292,9 @@ class Supervisor:
         elif self.reason == "exited":
             self.status = status
         self.done = self.done or self.child == 0
-        if self.done and self.kill_at is None:
+        if self.done and not self.end.begun:
             self.limit_at = None
-            self.settle_at = _boottime() + SETTLE_SECONDS
-
-    def _take_environment(self) -> None:
-        size = os.fstat(self.dump).st_size
-        found = os.pread(self.dump, size, 0).decode(errors="surrogateescape")
-        if not found:  # the line left its shell by `exit 0`
-            return
-        pairs = (item.partition("=") for item in found.split("\0"))
-        changed = {name: value for name, _, value in pairs if name and name not in _SHELL_KEEPS}
-        self.env = {n: self.env[n] for n in _SHELL_KEEPS if n in self.env} | changed | self.kept
+            self.end.settle(_boottime())
 
     # ---------------- the end
 
@@ -359,12 +312,8 @@ class Supervisor:
 
     def _end_tree(self, grace: float) -> None:
         """SIGTERM now, SIGKILL after grace seconds; asked again, it can only become sooner."""
-        at = _boottime() + max(0.0, grace)
-        self.settle_at = None
-        if self.kill_at is not None:
-            self.kill_at = min(self.kill_at, at)
+        if not self.end.begin(_boottime(), grace):
             return
-        self.kill_at = at
         if self.child and self.exec_report >= 0:
             # Not a program yet: it may hang in chdir or exec on a dead file server, and must never become one now.
             os.kill(self.child, signal.SIGKILL)
@@ -392,7 +341,7 @@ class Supervisor:
             "max_rss_bytes": self.max_rss,
         }
         self.phase = "ended"
-        self.lease = self.kill_at = self.settle_at = None
+        self.lease = None
         if self.read_at is None:
             self.poll.unregister(self.spool.read_end)
         saved = self.folder.save(self.exit, self.spool)
@@ -407,18 +356,15 @@ class Supervisor:
 
     def _close(self) -> None:
         """Lets go of all that was of this run."""
-        for client in list(self.clients.values()):
-            self._drop(client)
-        self.listener.close()
+        self.clients.close()
         self.spool.close()
         self.folder.close()
         os.chdir("/")
 
-    # ---------------- clients
+    # ---------------- what others are told, and ask for
 
     def _state(self) -> dict[str, Any]:
         return {
-            "v": VERSION,
             "phase": self.phase,
             "stopping": self.stopping,
             "started_at": self.started_at,
@@ -428,58 +374,17 @@ class Supervisor:
         }
 
     def _announce(self) -> None:
-        state = self._state()
-        for client in list(self.clients.values()):
-            if client.watching and not client.send(state):
-                self._drop(client)
+        self.clients.announce(self._state())
 
-    def _add(self, client: Client) -> None:
-        self.clients[client.sock.fileno()] = client
-        self.poll.register(client.sock.fileno(), select.POLLIN)
-
-    def _drop(self, client: Client) -> None:
-        fd = client.sock.fileno()
-        if self.clients.pop(fd, None):
-            self.poll.unregister(fd)
-            client.sock.close()
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self.listener.accept()
-        except OSError:
-            return
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if len(self.clients) >= MAX_CLIENTS or uid not in (0, os.getuid()):
-            sock.close()
-        else:
-            self._add(Client(sock))
-
-    def _request(self, client: Client, line: bytes) -> None:
-        try:
-            request = json.loads(line)
-            op = request["op"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            request, op = {}, None
-        error = ""
+    def _act(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Carries out what supervisor_socket.request has understood; gives the answer."""
+        op = asked["op"]
         if op == "watch":
-            client.watching = True
-        elif op == "stop":
-            kind, grace = request.get("kind"), finite(request.get("grace"))
-            if kind in _STOP_KINDS and grace is not None:
-                self._stop(kind, grace)
-            else:
-                error = "stop needs a known kind and grace"
-        elif op == "extend":
-            deadline = finite(request.get("deadline"))
-            if deadline is None:
-                error = "extend needs deadline"
-            elif self.lease is not None:  # a late one must not shorten it, and none revives a lease that has ended
-                self.lease = max(self.lease, deadline)
+            return self._state()
+        if op == "stop":
+            self._stop(asked["kind"], asked["grace"])
+        elif op == "extend" and self.lease is not None:
+            self.lease = max(self.lease, asked["deadline"])  # a late one must not shorten it, none revives an ended one
         elif op == "forget":
             self.forgotten = self.phase == "ended"
-        else:
-            error = "unknown request"
-        done = self._state() if op == "watch" else {"v": VERSION, "ok": op}
-        answer = {"v": VERSION, "error": error} if error else done
-        if client.sock.fileno() >= 0 and not client.send(answer):
-            self._drop(client)
+        return {"ok": op}

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.directives import Accept, Directives, Drop, Sweep
+from agent.actions import Accept, Drop, Sweep
+from agent.directives import Directives
 from agent.runs import RunEvent
 from gpuq.cluster import Cluster
 from gpuq.errors import GpuqError

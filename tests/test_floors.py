@@ -71,7 +71,7 @@ DOORS: dict[str, tuple[Sequence[str], str]] = {
     "tomllib": (["gpuq/config.py"], "one reader of the config"),
     "subprocess": (
         [
-            "agent/executor.py",
+            "agent/login.py",
             "agent/supervisor.py",
             "agent/launcher*.py",
             "agent/process_tree.py",
@@ -85,7 +85,7 @@ DOORS: dict[str, tuple[Sequence[str], str]] = {
     "multiprocessing": ([], "it forks grown processes: 85 a second; the launcher spawns"),
     "signal": (
         [
-            "agent/executor.py",
+            "agent/login.py",
             "agent/supervisor.py",
             "agent/launcher*.py",
             "agent/process_tree.py",
@@ -118,7 +118,17 @@ PROCESS_CALLS = {
 _SMALL = "it is copied out of the build and outlives upgrades, and every job pays for its memory"
 STANDARD_LIBRARY_ONLY = {
     f"agent/{name}.py": _SMALL
-    for name in ("supervisor", "supervisor_client", "launcher", "process_tree", "program", "run_folder", "spool")
+    for name in (
+        "supervisor",
+        "supervisor_socket",
+        "launcher",
+        "process_tree",
+        "program",
+        "run_folder",
+        "setup_line",
+        "spool",
+        "tree_end",
+    )
 }
 
 # Two layers -> the one file that may import both.
@@ -290,7 +300,7 @@ def test_a_planted_breach_is_caught(tmp_path: Path, path: str, source: str, said
         ("gpuq/service/commit.py", "import gpuq.store\nimport gpuq.cluster"),
         ("gpuq/cli/agent.py", "def run():\n    from agent import daemon"),
         ("agent/sync.py", "from gpuq.client import Client\nfrom agent import journal"),
-        ("agent/executor.py", "import os, subprocess, signal\nos.kill(1, 0)"),
+        ("agent/launcher_link.py", "import os, subprocess, signal\nos.kill(1, 0)"),
         ("gpuq/config.py", "try:\n    import tomllib\nexcept ImportError:\n    import tomli as tomllib"),
     ],
 )

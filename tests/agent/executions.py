@@ -41,6 +41,10 @@ def order(
     return replace(plain, job=job, spec=replace(plain.spec, command=command, script=script, cwd=cwd, **spec))
 
 
+def shell(text: str, **options: Any) -> RunOrder:
+    return order("sh", "-c", text, **options)
+
+
 def alive(uid: AttemptUid) -> list[int]:
     """Processes started for an attempt."""
     mark = b"GPUQ_ATTEMPT=%s" % uid.encode()

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent import daemon
+from agent.actions import Accept
 from agent.desk import AgentDesk
-from agent.directives import Accept
 from agent.journal import Journal, JournalLost
 from gpuq.errors import Unavailable
 from gpuq.model import EndReason, RankPhase

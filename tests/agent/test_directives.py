@@ -7,17 +7,9 @@ from typing import Any
 
 import pytest
 
-from agent.directives import (
-    Accept,
-    Action,
-    Bar,
-    Directives,
-    Drop,
-    Extend,
-    Held,
-    Stop,
-    Sweep,
-)
+from agent.actions import Accept, Action, Bar, Drop, Extend, Stop, Sweep
+from agent.directives import Directives
+from agent.holding import Held
 from agent.runs import RunEvent
 from gpuq.model import AttemptUid, EndReason, ExitRecord, OnLost, RankPhase, StopKind
 from gpuq.protocol import UNKNOWN_RANK, RankReport, RunOrder, SyncRequest

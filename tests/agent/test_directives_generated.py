@@ -12,7 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent.directives import Accept, Action, Bar, Directives, Drop, Extend, Held, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
+from agent.directives import Directives
+from agent.holding import Held
 from agent.runs import RunEvent
 from gpuq.model import AttemptUid, EndReason, ExitRecord, OnLost, RankPhase
 from gpuq.protocol import StopOrder, SyncReply, SyncRequest

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.directives import MAX_ORDER_BYTES, REFRESH, Directives, Drop, Held, RecordEnd, Sweep
+from agent.actions import Drop, RecordEnd, Sweep
+from agent.directives import Directives
+from agent.holding import MAX_ORDER_BYTES, REFRESH, Held
 from agent.runs import RunEvent
 from gpuq.model import EndReason, ExitRecord, RankPhase
 from gpuq.protocol import MAX_HOLDS, MAX_REPORTS, RunOrder

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import journal as journal_module
-from agent.directives import Accept, Action, Bar, Drop, RecordEnd
+from agent.actions import Accept, Action, Bar, Drop, RecordEnd
 from agent.journal import Journal, JournalLost
 from gpuq.errors import Incompatible
 from gpuq.model import AttemptUid

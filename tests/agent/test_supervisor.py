@@ -9,14 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from agent import launcher_link
 from agent.process_tree import start_time
-from gpuq.model import EndReason, RankPhase, StopKind
-from tests.agent.executions import PATH, alive, boottime, machine, order, until
-
-
-def shell(text: str, **options):
-    return order("sh", "-c", text, **options)
-
+from gpuq.model import EndReason, RankPhase
+from tests.agent.executions import machine, order, shell, until
 
 # Without a lease the supervisor uses posix_spawn, with one it forks: the job must not see a difference.
 LEASES = pytest.mark.parametrize("lease", [None, 1e9])
@@ -201,209 +197,6 @@ def test_resource_use_counts_the_whole_tree(tmp_path):
     asyncio.run(scenario())
 
 
-TREE = """
-for i in $(seq 12); do
-    (trap '' TERM; sleep 300) &
-    setsid sh -c "trap '' TERM; sleep 300 & sleep 300" &
-    setsid setsid sleep 300 &
-done
-(setsid sh -c 'sleep 300 & exec sleep 300' &) &
-echo ready
-"""
-
-
-def test_stop_is_reported_only_when_the_whole_tree_is_gone(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = shell(TREE + "wait")
-            m.executor.launch(job)
-            await m.logged(job, b"ready")
-            await until(lambda: len(alive(job.uid)) >= 60)
-            m.executor.stop(job.uid, 0, StopKind.CANCEL, 0.3)
-            end = await m.end(job)
-            assert alive(job.uid) == []
-            assert (end.reason, end.stopped, end.signal) == (EndReason.EXITED, StopKind.CANCEL, signal.SIGTERM)
-            assert [(e.phase, e.stopping) for e in m.of(job)][-2:] == [
-                (RankPhase.RUNNING, True),
-                (RankPhase.ENDED, True),
-            ]
-
-    asyncio.run(scenario())
-
-
-def test_leftovers_of_a_job_that_ended_are_ended_and_the_code_kept(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = shell(TREE + "exit 5", grace=1)
-            end = await m.result(job)
-            assert alive(job.uid) == []
-            assert (end.exit_code, end.stopped) == (5, None)
-            assert m.of(job)[-1].stopping
-
-    asyncio.run(scenario())
-
-
-def test_what_forks_faster_than_it_is_killed_dies_all_the_same(tmp_path):
-    # Each process lives only long enough to fork the next one, in a session of its own.
-    rabbit = "import os\nwhile True:\n    if os.fork(): os._exit(0)\n    os.setsid()"
-
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = order("python3", "-S", "-c", rabbit)
-            m.executor.launch(job)
-            await m.running(job)
-            m.executor.stop(job.uid, 0, StopKind.CANCEL, 0)
-            await m.end(job)
-            assert alive(job.uid) == []
-
-    asyncio.run(scenario())
-
-
-def test_suspended_processes_get_to_act_on_the_stop(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = order(
-                "bash", "-c", "trap 'echo bye; exit 9' TERM; echo up; kill -STOP $$; while :; do sleep 0.05; done"
-            )
-            m.executor.launch(job)
-            await m.logged(job, b"up")
-            m.executor.stop(job.uid, 0, StopKind.CANCEL, 20)
-            end = await m.end(job)
-            assert (end.exit_code, m.log(job)) == (9, b"up\nbye\n")
-
-    asyncio.run(scenario())
-
-
-def test_a_second_stop_can_only_shorten_the_grace_and_keeps_the_first_kind(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = shell("trap '' TERM; echo up; while :; do sleep 1; done")
-            m.executor.launch(job)
-            await m.logged(job, b"up")
-            m.executor.stop(job.uid, 0, StopKind.REQUEUE, 1000)
-            m.executor.stop(job.uid, 0, StopKind.CANCEL, 0)
-            m.executor.stop(job.uid, 0, StopKind.CANCEL, 1000)
-            end = await m.end(job)
-            assert (end.signal, end.stopped) == (signal.SIGKILL, StopKind.REQUEUE)
-
-    asyncio.run(scenario())
-
-
-def test_time_limit_ends_the_job_by_itself(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            end = await m.result(shell("sleep 300", time_limit=1))
-            assert (end.stopped, end.signal) == (StopKind.TIME_LIMIT, signal.SIGTERM)
-            assert end.started_at is not None
-            assert end.ended_at - end.started_at >= 1
-
-    asyncio.run(scenario())
-
-
-def test_lease_that_is_extended_outlives_its_first_deadline(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = shell("sleep 1.2; exit 4")
-            m.executor.launch(job, boottime() + 0.6)
-            m.executor.extend(job.uid, 0, boottime() + 100)
-            m.executor.extend(job.uid, 0, boottime() + 0.1)  # late news: must not shorten it
-            end = await m.end(job)
-            assert (end.exit_code, end.stopped) == (4, None)
-
-    asyncio.run(scenario())
-
-
-def test_lease_that_ends_fences_the_job(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            end = await m.result(shell("sleep 300"), boottime() + 0.5)
-            assert (end.stopped, end.signal) == (StopKind.FENCE, signal.SIGTERM)
-
-    asyncio.run(scenario())
-
-
-def test_lease_that_has_ended_already_starts_nothing(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = shell("echo ran")
-            end = await m.result(job, boottime() - 1)
-            assert (end.reason, end.stopped, m.log(job)) == (EndReason.NEVER_STARTED, StopKind.FENCE, b"")
-
-    asyncio.run(scenario())
-
-
-def test_stop_right_behind_the_launch_starts_nothing(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = shell("echo ran")
-            m.executor.launch(job)
-            m.executor.stop(job.uid, 0, StopKind.CANCEL, 30)
-            end = await m.end(job)
-            assert (end.reason, end.stopped, m.log(job)) == (EndReason.NEVER_STARTED, StopKind.CANCEL, b"")
-
-    asyncio.run(scenario())
-
-
-def test_stop_during_set_up_ends_it_and_starts_no_job(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = shell("echo ran", setup=("echo up; sleep 300",))
-            m.executor.launch(job)
-            await m.logged(job, b"\nup")
-            m.executor.stop(job.uid, 0, StopKind.CANCEL, 30)
-            end = await m.end(job)
-            assert (end.reason, end.stopped) == (EndReason.SETUP_FAILED, StopKind.CANCEL)
-            assert end.text == "stopped in setup 1/1"
-            assert b"ran" not in m.log(job)
-            assert RankPhase.RUNNING not in [e.phase for e in m.of(job)]
-
-    asyncio.run(scenario())
-
-
-def test_set_up_lines_change_the_jobs_environment_and_are_labelled(tmp_path):
-    (tmp_path / "env.sh").write_text("export FROM_FILE='a\nb'\nunset GONE\nnot_exported=1\n")
-    setup = (
-        f". {tmp_path}/env.sh",
-        'export PATH="$PATH:/extra" CUDA_VISIBLE_DEVICES=0 GPUQ_ATTEMPT=x',
-        "exit 0",
-        "cd /",
-    )
-
-    async def scenario():
-        async with machine(tmp_path / "state") as m:
-            environment = {"PATH": PATH, "GONE": "1"}
-            job = shell("env; pwd", setup=setup, environment=environment, cwd=str(tmp_path))
-            end = await m.result(job)
-            log = m.log(job).decode()
-            assert end.exit_code == 0
-            assert f"[gpuq] setup 1/4: . {tmp_path}/env.sh\n[gpuq] setup 1/4 done in 0." in log
-            job_lines = log.partition("setup 4/4 done")[2].splitlines()[1:]
-            assert job_lines[-1] == str(tmp_path)
-            variables = dict(line.split("=", 1) for line in job_lines if "=" in line)
-            assert variables["FROM_FILE"] == "a"
-            assert variables["PATH"] == PATH + ":/extra"
-            assert not {"GONE", "not_exported", "SHLVL", "gpuq_status"} & set(variables)
-            # What was granted stays granted, whatever a profile sets.
-            assert variables["CUDA_VISIBLE_DEVICES"] == ""
-            assert variables["GPUQ_ATTEMPT"] == job.uid
-
-    asyncio.run(scenario())
-
-
-def test_a_set_up_line_that_fails_ends_the_run_and_names_itself(tmp_path):
-    async def scenario():
-        async with machine(tmp_path) as m:
-            job = shell("echo ran", setup=("true", "set -e; false; echo not reached", "true"))
-            end = await m.result(job)
-            assert (end.reason, end.exit_code) == (EndReason.SETUP_FAILED, 1)
-            assert end.text == "setup 2/3 ('set -e; false; echo not reached') failed with exit code 1"
-            assert b"setup 2/3 failed with exit code 1 after" in m.log(job)
-            assert b"ran" not in m.log(job)
-            assert b"\nnot reached" not in m.log(job)
-
-    asyncio.run(scenario())
-
-
 def test_exit_record_waits_for_room_on_the_disk(tmp_path):
     async def scenario():
         async with machine(tmp_path) as m:
@@ -450,5 +243,27 @@ def test_an_idle_supervisor_sleeps(tmp_path):
             before = switches()
             await asyncio.sleep(0.3)
             assert switches() == before
+
+    asyncio.run(scenario())
+
+
+def test_nothing_of_a_run_stays_in_the_process_that_takes_the_next(tmp_path, monkeypatch):
+    """No collector runs there: one circle of references kept each of a hundred runs, 10 KiB a piece."""
+    code = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from agent import launcher
+class Supervisor(launcher.Supervisor):
+    def __del__(self):
+        os.write(2, b"let go")
+launcher.Supervisor = Supervisor
+launcher.main(int(sys.argv[2]))
+"""
+    monkeypatch.setattr(launcher_link, "_MAIN", code)
+
+    async def scenario():
+        async with machine(tmp_path) as m:
+            await m.result(shell("exit 0"))
+            await until(lambda: b"let go" in (tmp_path / "launcher" / "launcher.log").read_bytes())
 
     asyncio.run(scenario())

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.directives import Accept, Directives, RecordEnd
+from agent.actions import Accept, RecordEnd
+from agent.directives import Directives
 from agent.runs import RunEvent
 from agent.sync import FUTILE_ANSWERS, REFUSED_SECONDS, RETRY_MAX_SECONDS, Exchange
 from gpuq.errors import GpuqError, Incompatible, NotAuthenticated, Unavailable, Unreachable

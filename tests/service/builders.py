@@ -22,6 +22,7 @@ from gpuq.model import (
     PutJob,
     PutNode,
     RankPhase,
+    StopKind,
     WaitReason,
 )
 from gpuq.protocol import RankReport, Selection, Submission, SyncRequest
@@ -63,6 +64,10 @@ def a_node(name: str = "n1", **fields: Any) -> Node:
 def exited(code: int | None = 0, **fields: Any) -> ExitRecord:
     fields.setdefault("started_at", WALL)
     return ExitRecord(EndReason.EXITED, WALL + 50.0, code, **fields)
+
+
+NEVER = ExitRecord(EndReason.NEVER_STARTED, WALL)
+REQUEUED = exited(None, signal=15, stopped=StopKind.REQUEUE)
 
 
 class Desk:
@@ -224,3 +229,22 @@ class Desk:
 
     def all_final(self) -> bool:
         return all(job.state in FINAL for job in self.jobs.values())
+
+
+def ordered(desk: Desk) -> str:
+    """A job whose order has left."""
+    job = desk.submit()
+    desk.plan()
+    return job
+
+
+def running(desk: Desk) -> str:
+    job = desk.submit()
+    desk.run(job)
+    return job
+
+
+def lost(desk: Desk) -> str:
+    job = running(desk)
+    desk.silence()
+    return job

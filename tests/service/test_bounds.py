@@ -14,7 +14,7 @@ from gpuq.protocol import MAX_DESCRIBED, MAX_GPUS, MAX_HOLDS, MAX_REPORTS, RankR
 from gpuq.service.bounds import MAX_UID, MAX_WORDS, check_report
 from gpuq.service.commands import Submit
 from tests.service.builders import ADA, WALL, an_inventory, exited
-from tests.service.test_controller import Machine
+from tests.service.machine import Machine
 from tests.simulation.disk import Disk
 
 N1 = NodeName("n1")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from typing import Protocol
 
-from agent.directives import Accept, Action, Bar, Directives, Drop, Extend, Held, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
+from agent.directives import Directives
+from agent.holding import Held
 from agent.runs import RunEvent
 from gpuq.model import (
     AttemptUid,

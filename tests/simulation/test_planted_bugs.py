@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent import directives
-from agent.directives import Action, Directives
+from agent.actions import Accept, Action
+from agent.directives import Directives
 from gpuq.model import Attempt, AttemptUid, EndReason, Job, OnLost, PutJob, RankPhase, StopKind
 from gpuq.service import commit, execution, tick
 from gpuq.service.draft import Draft
@@ -97,7 +97,7 @@ def a_run_launched_again_for_a_repeated_order(patch: Patch) -> None:
     def bug(self: Directives, order: Any, deadline: float, wall: float) -> list[Action]:
         held = self._entries.get(order.uid)
         if held is not None and held.order is not None:
-            return [directives.Accept(order, None)]
+            return [Accept(order, None)]
         return take(self, order, deadline, wall)
 
     patch.setattr(Directives, "_run", bug)

@@ -1,0 +1,71 @@
+"""What an agent is to do: the vocabulary of `Directives`, carried out by the desk in the order given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuq.model import AttemptUid, ExitRecord, StopKind
+from gpuq.protocol import RunOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Journal durably, then launch. lease_deadline is on CLOCK_BOOTTIME; None means the run needs no lease."""
+
+    order: RunOrder
+    lease_deadline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the rank, launched or not. Repeated until the rank is seen stopping; doing it twice changes nothing."""
+
+    uid: AttemptUid
+    rank: int
+    kind: StopKind
+    grace_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """The run may go on until deadline, on CLOCK_BOOTTIME."""
+
+    uid: AttemptUid
+    rank: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Journal durably that this attempt must never start here."""
+
+    uid: AttemptUid
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Kill whatever lives of an attempt that is not held, wait until it is gone, then call `swept`."""
+
+    uid: AttemptUid
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEnd:
+    """Journal the end, so that it can be reported after a restart; durably, unless it is recorded with its run."""
+
+    uid: AttemptUid
+    rank: int
+    exit: ExitRecord
+    recorded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget the journal's entry or tombstone, and remove the run's directory if there is one."""
+
+    uid: AttemptUid
+    rank: int
+
+
+Action = Accept | Stop | Extend | Bar | Sweep | RecordEnd | Drop

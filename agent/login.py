@@ -1,0 +1,86 @@
+"""The environment of the account's login shell on this machine, for jobs that came without one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pwd
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+LOGIN_SECONDS = 20.0  # a profile that waits for a dead file server or asks a question must not hold up the job for ever
+LOGIN_KEPT_SECONDS = 300.0  # a login shell takes 10 to 500 ms; a changed profile counts a few minutes later
+_MARKER = r"\0gpuq-environment\0"  # as printf takes it
+
+
+class Login:
+    """The login environment, read when it is first asked for, and again when it is LOGIN_KEPT_SECONDS old."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[float, dict[str, str]] | None = None  # until when, and what
+        self._lock = asyncio.Lock()
+
+    def known(self) -> dict[str, str] | None:
+        """What `environment` would give, if that needs no wait."""
+        return self._kept[1] if self._kept is not None and time.monotonic() < self._kept[0] else None
+
+    async def environment(self) -> dict[str, str]:
+        """Who asks while it is being read gets the same."""
+        async with self._lock:
+            known = self.known()
+            if known is None:
+                until, known = time.monotonic() + LOGIN_KEPT_SECONDS, await login_environment()
+                self._kept = until, known
+            return known
+
+
+async def login_environment() -> dict[str, str]:
+    """What the account's login shell on this machine exports; a minimal environment if it fails or takes too long."""
+    account = pwd.getpwuid(os.getuid())
+    home = account.pw_dir if Path(account.pw_dir).is_dir() else "/"
+    known = Path(account.pw_shell).name in ("bash", "zsh", "ksh", "dash", "sh")  # csh has no -l -c, nologin no -c
+    shell = account.pw_shell if known else "/bin/sh"
+    minimal = {
+        "HOME": account.pw_dir,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": shell,
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    # Not a pipe: what a profile leaves running in the background would keep it open.
+    output = os.memfd_create("gpuq-login")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            shell,
+            "-lc",
+            f"printf '{_MARKER}'; exec env -0",
+            env=minimal,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            await asyncio.wait_for(process.wait(), LOGIN_SECONDS)
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        # A profile may print what it likes: only what follows the mark counts.
+        _, mark, found = os.pread(output, os.fstat(output).st_size, 0).rpartition(b"\0gpuq-environment\0")
+    except (OSError, asyncio.TimeoutError) as error:
+        logger.warning("login.failed shell=%s error=%r", shell, error)
+        return minimal
+    finally:
+        os.close(output)
+    if not mark:
+        logger.warning("login.failed shell=%s error=it printed no environment", shell)
+        return minimal
+    pairs = (item.decode(errors="surrogateescape").partition("=") for item in found.split(b"\0"))
+    return {name: value for name, _, value in pairs if name}

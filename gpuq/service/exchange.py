@@ -1,0 +1,288 @@
+"""The controller's side of the exchange: reports are taken, orders answered, polls held while there are none.
+
+An answer says what the view said when it was begun, and leaves when that is durable. Orders are worked out anew each
+time, from the view and what the agent last said (`nodes.orders`), so nothing here has to survive the process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from gpuq.cluster import Cluster
+from gpuq.errors import GpuqError, Incompatible, InvalidRequest, NotFound, Unavailable
+from gpuq.model import AttemptUid, NodeName, NodeSample, Now
+from gpuq.protocol import MAX_DESCRIBED, POLL_SECONDS, PROTOCOL, RunOrder, SyncReply, SyncRequest
+from gpuq.service.bounds import check_report
+from gpuq.service.commands import Report
+from gpuq.service.commit import Commit
+from gpuq.service.liveness import Liveness
+from gpuq.service.nodes import Orders, orders
+from gpuq.service.records import Records
+from gpuq.states import JobState, NodeState
+from gpuq.view import Policy
+
+logger = logging.getLogger(__name__)
+
+_LOGGED = 8  # attempts named in one line of the log; the others are counted
+
+SyncAnswer = Callable[[SyncReply | GpuqError], None]
+
+
+@dataclass(slots=True)
+class Life:
+    """What one life of the controller knows and no store does: implements cluster.Volatile.
+
+    ordered: attempts whose run order may have left; paused: why nothing can be decided now.
+    """
+
+    liveness: Liveness
+    ordered: set[AttemptUid] = field(default_factory=set)
+    paused: Unavailable | None = None
+
+    def node_state(self, name: NodeName) -> NodeState:
+        return self.liveness.state(name)
+
+    def order_left(self, uid: AttemptUid) -> bool:
+        return uid in self.ordered
+
+
+@dataclass(slots=True)
+class _Poll:
+    """A sync whose answer is held until there are orders or its time is up.
+
+    unknown are those it holds of which there is no record. Whatever else it holds and the view does not has ended.
+    """
+
+    request: SyncRequest
+    unknown: frozenset[AttemptUid]
+    answer: SyncAnswer
+    deadline: float
+    answering: bool = False
+
+
+@dataclass(slots=True)
+class _Peer:
+    """What this life of the controller knows of one agent."""
+
+    incarnation: int = -1
+    sequence: int = -1
+    poll: _Poll | None = None
+    generation_sent: int = -1
+    delivered: frozenset[tuple[str, str]] = frozenset()  # urgent orders of the last answer
+    described: set[AttemptUid] = field(default_factory=set)  # asked for, until all that are wanted had their turn
+    sample: NodeSample | None = None
+    heard_at: float | None = None  # wall
+    inventory_hash: str | None = None
+
+
+class Exchange:
+    """All agents of one controller, in one life of it. Called from the controller's thread, as its callbacks are.
+
+    take decides on a report and applies what follows; came_up is called when a node may have become fit for work.
+    """
+
+    def __init__(
+        self,
+        commit: Commit,
+        records: Records,
+        life: Life,
+        policy: Policy,
+        epoch: int,
+        clock: Callable[[], Now],
+        take: Callable[[Report], object],
+        came_up: Callable[[], None],
+    ) -> None:
+        self._commit, self._records, self._life = commit, records, life
+        self._policy, self._epoch, self._clock = policy, epoch, clock
+        self._take, self._came_up = take, came_up
+        self._peers: dict[NodeName, _Peer] = {}
+        self._stopping = False
+
+    @property
+    def _view(self) -> Cluster:
+        return self._commit.cluster
+
+    # ------------------------------------------------------------ in
+
+    def sync(self, name: NodeName, request: SyncRequest, answer: SyncAnswer) -> None:
+        """Takes a report and answers with orders, held up to request.wait_seconds while there are none."""
+        now = self._clock()
+        refusal = self._refusal(name, request, now)
+        if refusal is not None:
+            answer(refusal)
+            return
+        peer = self._peers.setdefault(name, _Peer())
+        if (request.incarnation, request.sequence) <= (peer.incarnation, peer.sequence):
+            answer(self._superseded(request, peer))
+            return
+        self._release(peer)
+        if request.incarnation != peer.incarnation or request.generation < peer.generation_sent:
+            peer.delivered = frozenset()  # the last answer was never applied: say it all again
+            peer.described.clear()
+        peer.incarnation, peer.sequence = request.incarnation, request.sequence
+        wait = 0.0 if self._stopping else min(max(request.wait_seconds, 0.0), POLL_SECONDS)
+        poll = _Poll(request, self._unknown_after(request), answer, now.monotonic + wait)
+        self._heard(name, peer, poll, now)
+        peer.poll = poll
+        self._answer(name, peer, only_if_urgent=wait > 0)
+
+    def _refusal(self, name: NodeName, request: SyncRequest, now: Now) -> GpuqError | None:
+        """Why nothing of a request is taken, if so."""
+        if request.protocol != PROTOCOL:
+            return Incompatible(f"this controller speaks protocol {PROTOCOL}, the agent {request.protocol}")
+        if self._view.nodes.get(name) is None or request.node != name:
+            return NotFound(f"node {request.node} is not part of this cluster")
+        if self._life.paused is not None:
+            return self._life.paused
+        try:
+            check_report(request, now.wall)
+        except InvalidRequest as error:
+            return error
+        return None
+
+    def _unknown_after(self, request: SyncRequest) -> frozenset[AttemptUid]:
+        """Takes a report's word; gives those it names of which there is no record, looked up once."""
+        named = dict.fromkeys((*request.holds, *(word.uid for word in request.reports)))
+        gone = [uid for uid in named if self._view.attempt(uid) is None]
+        ended = self._records.ended_attempts(gone)
+        self._take(Report(request, frozenset(ended)))
+        strangers = (uid for uid in gone if uid not in ended and not self._commit.ended_attempt(uid))
+        return frozenset(uid for uid in strangers if self._view.attempt(uid) is None)
+
+    def _heard(self, name: NodeName, peer: _Peer, poll: _Poll, now: Now) -> None:
+        """Notes that the node lives and what it says of itself."""
+        liveness, request = self._life.liveness, poll.request
+        was_up = liveness.state(name) is NodeState.UP
+        liveness.now = max(liveness.now, now.monotonic)
+        unexplained = self._orders(name, poll).unexplained
+        if unexplained and name not in liveness.unexplained:
+            first = ",".join(unexplained[:_LOGGED])
+            logger.warning("node.unexplained node=%s count=%d first=%s", name, len(unexplained), first)
+        liveness.heard(name, now.monotonic, explained=not unexplained)
+        peer.heard_at, peer.sample = now.wall, request.sample or peer.sample
+        if request.inventory is not None:
+            peer.inventory_hash = request.inventory_hash
+        if not was_up:
+            self._came_up()
+
+    def sample(self, name: NodeName) -> NodeSample | None:
+        peer = self._peers.get(name)
+        return None if peer is None else peer.sample
+
+    def last_seen(self, name: NodeName) -> float | None:
+        """Wall time of the last sync in this life."""
+        peer = self._peers.get(name)
+        return None if peer is None else peer.heard_at
+
+    # ------------------------------------------------------------ out
+
+    def push(self) -> None:
+        """Answers the held polls for which there are orders now."""
+        for name, peer in self._peers.items():
+            if peer.poll is not None:
+                self._answer(name, peer, only_if_urgent=True)
+
+    def expire(self, now: Now) -> None:
+        """Answers the held polls whose time is up."""
+        for name, peer in self._peers.items():
+            if peer.poll is not None and now.monotonic >= peer.poll.deadline:
+                self._answer(name, peer, only_if_urgent=False)
+
+    def release_all(self) -> None:
+        """Answers every held poll, and holds no other, for a controller that is about to stop."""
+        self._stopping = True
+        for peer in self._peers.values():
+            self._release(peer)
+
+    def refuse_all(self, error: Unavailable) -> None:
+        """Answers every held poll with this error."""
+        for peer in self._peers.values():
+            if peer.poll is not None:
+                poll, peer.poll = peer.poll, None
+                poll.answer(error)
+
+    def _release(self, peer: _Peer) -> None:
+        if peer.poll is not None:
+            poll, peer.poll = peer.poll, None
+            poll.answer(self._superseded(poll.request, peer))
+
+    def _superseded(self, request: SyncRequest, peer: _Peer) -> SyncReply:
+        return SyncReply(
+            self._epoch,
+            self._commit.durable,
+            request.incarnation,
+            request.sequence,
+            superseded=True,
+            known_incarnation=peer.incarnation,
+        )
+
+    def _orders(self, name: NodeName, poll: _Poll) -> Orders:
+        held = poll.request.holds
+        ended = frozenset(uid for uid in held if uid not in poll.unknown and self._view.attempt(uid) is None)
+        return orders(self._view, name, poll.request, ended)
+
+    def _to_describe(self, peer: _Peer, wanted: tuple[AttemptUid, ...], again: bool) -> tuple[AttemptUid, ...]:
+        """At most MAX_DESCRIBED of those wanted: all have their turn before any is, if it may be, asked for again."""
+        fresh = [uid for uid in wanted if uid not in peer.described]
+        if again and not fresh:
+            peer.described.clear()
+            fresh = list(wanted)
+        return tuple(fresh[:MAX_DESCRIBED])
+
+    def _answer(self, name: NodeName, peer: _Peer, only_if_urgent: bool) -> None:
+        """Starts the answer of a held poll: what it says is fixed now and leaves when this state is durable."""
+        poll = peer.poll
+        if poll is None or poll.answering:
+            return
+        due = self._orders(name, poll)
+        due = replace(due, describe=self._to_describe(peer, due.describe, again=not only_if_urgent))
+        urgent = due.urgent()
+        wants_inventory = peer.inventory_hash != poll.request.inventory_hash
+        if only_if_urgent and not wants_inventory and urgent <= peer.delivered:
+            return
+        poll.answering = True
+        self._life.ordered.update(attempt.uid for attempt, _ in due.run)
+        number = self._commit.last
+
+        def leave(error: Unavailable | None) -> None:
+            if peer.poll is not poll:
+                return  # superseded meanwhile
+            peer.poll = None
+            if error is not None:
+                poll.answer(error)
+                return
+            peer.delivered, peer.generation_sent = urgent, number
+            peer.described.update(due.describe)
+            poll.answer(self._reply(poll.request, due, number, wants_inventory))
+
+        self._commit.when_durable(number, leave)
+
+    def _reply(self, request: SyncRequest, due: Orders, number: int, wants_inventory: bool) -> SyncReply:
+        runs = []
+        for attempt, rank in due.run:
+            job = self._view.job(attempt.job)
+            if job is None or job.state is not JobState.ALLOCATED or self._view.attempt(attempt.uid) is None:
+                continue  # stopped or given up since: the next answer says so
+            spec = self._records.spec(job)
+            if spec is None:
+                continue
+            node = self._view.nodes[attempt.ranks[rank].node]
+            by_index = {gpu.index: gpu.uuid for gpu in node.inventory.gpus} if node.inventory else {}
+            uuids = tuple(by_index.get(index, "") for index in attempt.ranks[rank].gpus)
+            order = RunOrder(attempt.uid, job, spec, attempt.number, rank, attempt.ranks, uuids, attempt.granted_at)
+            runs.append(order)
+        return SyncReply(
+            self._epoch,
+            number,
+            request.incarnation,
+            request.sequence,
+            tuple(runs),
+            due.stop,
+            due.extend,
+            due.forget,
+            due.describe,
+            self._policy.lease,
+            wants_inventory,
+        )
