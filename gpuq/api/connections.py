@@ -159,11 +159,13 @@ class Http(HttpToolsProtocol):
 
     def part(self) -> None:
         """Says goodbye and leaves without waiting for one: idle clients never answer it."""
-        self.transport.close()
+        if not self.transport.is_closing():  # closed twice, a TLS transport cannot even say what it still has to send
+            self.transport.close()
         self.transport.abort()
 
     def shutdown(self) -> None:
         """The server stops: who waits for nothing is left at once, others when they have their answer."""
-        super().shutdown()
+        if not self.transport.is_closing():
+            super().shutdown()
         if self.transport.is_closing() and not self.transport.get_write_buffer_size():
             self.transport.abort()

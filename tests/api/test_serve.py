@@ -126,7 +126,7 @@ def test_stopping_ends_open_streams(started: Running) -> None:
     send = {"authorization": f"Bearer {started.tokens['ann']}"}
     connection.request("GET", "/api/v1/events/stream?after=0", headers=send)
     stream = connection.getresponse()
-    assert json.loads(stream.readline())["kind"] == "token.created"
+    assert json.loads(stream.readline())["kind"] == "user.added"
     assert started.stop() == 0
     while stream.readline():
         pass
@@ -147,6 +147,18 @@ def test_stopping_leaves_idle_clients_in_order_and_without_a_word(started: Runni
             pass
     assert started.process.returncode == 0
     assert "ERROR" not in errors
+
+
+def test_stopping_does_not_wait_for_the_goodbye_of_who_was_left_already(started: Running) -> None:
+    context = ssl.create_default_context(cafile=str(started.home / "ca.pem"))
+    plain = socket.create_connection(("127.0.0.1", started.port), DEADLINE)
+    with context.wrap_socket(plain, server_hostname=TLS_NAME) as leaving:
+        leaving.sendall(b"GET /api/v1/version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        while leaving.recv(4096):  # up to the controller's goodbye, which gets no answer
+            pass
+        started.process.terminate()
+        _, errors = started.process.communicate(timeout=DEADLINE)
+    assert started.process.returncode == 0, errors
 
 
 def test_who_connects_and_does_not_shake_hands_is_left(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
