@@ -6,11 +6,13 @@
     python3 build.py lint              ruff, mypy
     python3 build.py demo              builds, then runs packaging/demo.py on the result
     python3 build.py soak --seeds N    the deterministic simulation over N seeds
+    python3 build.py lab [NAME...]     tests/lab: hosts of their own with the built file on them; needs root
     python3 build.py bench [NAME]      bench/ against the built file
     python3 build.py lock              renews packaging/*.lock from pyproject.toml
 
-How each is done is in packaging/: commands.py (these verbs), toolchain.py (the environment in .venv-build/), pyz.py
-(how gpuq is packed) and bootstrap/ (how the packed file starts).
+How each is done is in packaging/: commands.py (these verbs), toolchain.py (the environment in .venv-build/), targets.py
+(what the file runs on), wheels.py (the packages of every target), pyz.py (how gpuq is packed) and bootstrap/ (how the
+packed file starts).
 
 This file keeps to syntax that Python 2.7 can read, so that an old Python gets a sentence and no SyntaxError.
 """

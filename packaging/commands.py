@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyz
-from toolchain import DEV_LOCK, ROOT, RUNTIME_LOCK, WORK, BuildError, ensure_environment, locked, run, say
+from lab import lacking, run_lab
+from toolchain import (
+    DEV_LOCK,
+    ROOT,
+    RUNTIME_LOCK,
+    WORK,
+    BuildError,
+    ensure_environment,
+    index_environment,
+    locked,
+    run,
+    say,
+)
 
 # uv resolves once for all Pythons and machines ("universal") and writes environment markers, which pip-tools cannot.
 # No comments and no index: whoever builds uses the index their own pip is configured for.
@@ -16,6 +28,11 @@ _LOCK_OPTIONS = [
     "--universal", "--python-version=3.10", "--fork-strategy=fewest", "--generate-hashes", "--upgrade",
     "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet",
 ]  # fmt: skip
+
+
+# Tests wait for processes most of their time. More workers than cores would make those that have deadlines late; a file
+# stays with one worker, for its tests share a cluster.
+_SEVERAL_AT_ONCE = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
 
 
 def build(arguments: Sequence[str]) -> int:
@@ -30,7 +47,7 @@ def test(arguments: Sequence[str]) -> int:
     arguments = [word for word in arguments if word != "--"] if arguments[:1] == ["--"] else list(arguments)
     if arguments:
         return run([python, "-m", "pytest", *arguments])
-    return lint([]) or run([python, "-m", "pytest"])
+    return lint([]) or run([python, "-m", "pytest", *_SEVERAL_AT_ONCE])
 
 
 def lint(arguments: Sequence[str]) -> int:
@@ -57,6 +74,14 @@ def soak(arguments: Sequence[str]) -> int:
     return run([_environment(), "-m", "tests.simulation.soak", *arguments])
 
 
+def lab(arguments: Sequence[str]) -> int:
+    if trouble := lacking():
+        say(f"the lab is skipped: {trouble}")
+        return 0
+    python = _environment()
+    return run_lab(python, built_pyz(), arguments)
+
+
 def bench(arguments: Sequence[str]) -> int:
     python = _environment()
     return run([python, "-m", "bench", *arguments], GPUQ_PYZ=str(built_pyz()))
@@ -69,8 +94,9 @@ def lock(arguments: Sequence[str]) -> int:
     runtime = RUNTIME_LOCK.relative_to(ROOT)
     dev = DEV_LOCK.relative_to(ROOT)
     say("resolving pyproject.toml")
+    index = index_environment(python)
     # The tools are resolved around the run-time versions: tests then run with exactly what is packed.
-    if run([*uv, "-o", runtime]) or run([*uv, "--group=dev", f"--constraint={runtime}", "-o", dev]):
+    if run([*uv, "-o", runtime], **index) or run([*uv, "--group=dev", f"--constraint={runtime}", "-o", dev], **index):
         raise BuildError("cannot resolve pyproject.toml; uv's own words are above")
     say(f"wrote {runtime} and {dev}")
     return 0
@@ -89,6 +115,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "lint": lint,
     "demo": demo,
     "soak": soak,
+    "lab": lab,
     "bench": bench,
     "lock": lock,
 }

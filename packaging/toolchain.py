@@ -23,17 +23,24 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 DEV_LOCK = ROOT / "packaging" / "dev.lock"
 RUNTIME_LOCK = ROOT / "packaging" / "runtime.lock"
 
-# What pip prints -> what it means. The first that matches wins, so causes stand before their consequences.
-_PIP_TROUBLE = {
+# What pip and uv print -> what it means. The first that matches wins, so causes stand before their consequences.
+_TROUBLE = {
     "No space left on device": "the disk is full",
     "DO NOT MATCH THE HASHES": "a download differs from its hash in the lock file: do not use it, find out why",
+    "Hash mismatch": "a download differs from its hash in the lock file: do not use it, find out why",
     "Failed to establish a new connection": "no network: the package index cannot be reached",
     "NameResolutionError": "no network: the package index's name cannot be resolved",
+    "dns error": "no network: the package index's name cannot be resolved",
+    "tcp connect error": "no network: the package index cannot be reached",
     "Temporary failure in name resolution": "no network: the package index's name cannot be resolved",
     "Read timed out": "the package index does not answer",
+    "timed out": "the package index does not answer",
     "ProxyError": "the proxy for the package index refuses",
     "SSLError": "the package index's certificate is not trusted",
+    "invalid peer certificate": "the package index's certificate is not trusted",
     "No matching distribution": "a locked package has no wheel for this Python and machine, or the index lacks it",
+    "no usable wheels": "a locked package has no wheel for this Python and machine",
+    "No solution found": "a locked package has no wheel for this Python and machine, or the index lacks it",
 }
 
 
@@ -113,14 +120,30 @@ def pip_install(python: Path, *arguments: str, log: Path = WORK / "pip.log") -> 
     """
     command = [str(python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar=off", "--require-hashes", "--only-binary=:all:", *arguments]
+    logged(command, log, "cannot install the locked packages")
+
+
+def logged(command: Sequence[str], log: Path, failed: str, extra: Mapping[str, str] | None = None) -> None:
+    """Runs a tool that fetches, its output in `log`; raises BuildError, `failed` and the cause, if it fails.
+
+    extra: variables besides the caller's.
+    """
     with log.open("w") as output:
         status = subprocess.run(
-            command, cwd=ROOT, env=clean_environment(), stdout=output, stderr=subprocess.STDOUT, check=False
+            command, cwd=ROOT, env=clean_environment(extra), stdout=output, stderr=subprocess.STDOUT, check=False
         ).returncode
     if status != 0:
         words = log.read_text(errors="replace")
-        cause = next((meaning for said, meaning in _PIP_TROUBLE.items() if said in words), "pip failed")
-        raise BuildError(f"cannot install the locked packages: {cause} (pip's own words: {os.path.relpath(log, ROOT)})")
+        cause = next((meaning for said, meaning in _TROUBLE.items() if said in words), f"status {status}")
+        raise BuildError(f"{failed}: {cause} (the tool's own words: {os.path.relpath(log, ROOT)})")
+
+
+def index_environment(python: Path) -> dict[str, str]:
+    """The package index that pip is configured for, as uv is told of it; uv's own variable comes first."""
+    asked = [str(python), "-I", "-m", "pip", "config", "get", "global.index-url"]
+    answer = subprocess.run(asked, env=clean_environment(), capture_output=True, text=True, check=False)
+    index = os.environ.get("PIP_INDEX_URL") or answer.stdout.strip()
+    return {"UV_DEFAULT_INDEX": index} if index and "UV_DEFAULT_INDEX" not in os.environ else {}
 
 
 def run(command: Sequence[str | Path], **environment: str) -> int:

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+# Started in the background or under nohup, this process ignores these, and what it starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# A worker of several finds a size here, to which tables would keep.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_left_behind() -> Iterator[None]:
+    """No test may leave a file in the checkout; what tools keep there is ignored by git and begins with a dot."""
+    before = {*ROOT.iterdir(), ROOT / "dist"}
+    yield
+    left = [path.name for path in ROOT.iterdir() if path not in before and not path.name.startswith(".")]
+    assert not left, f"left behind in {ROOT}: {', '.join(left)}"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from pyz import gather, pack
 
+TARGET = f"{sys.implementation.cache_tag}{sys.abiflags}-{sys.platform}-{platform.machine()}"
 PROGRAM = """
 import json, os, sys
 import click
@@ -28,6 +30,7 @@ def main():
         "environment": dict(os.environ),
         "pyz": bootstrap.PYZ,
         "site": bootstrap.SITE,
+        "targets": bootstrap.TARGETS,
         "command": bootstrap.command(),
     }))
     return int(os.environ.get("EXIT", "0"))
@@ -60,6 +63,11 @@ class Program:
         return self.home / ".cache" / "gpuq"
 
     @property
+    def temporary(self) -> Path:
+        """Where it goes when its cache is of no use: never to /var/tmp, where the next test would find it."""
+        return self.home / "temporary"
+
+    @property
     def site(self) -> Path:
         """The one directory that it was unpacked to."""
         (site,) = (path for path in self.cache.iterdir() if not path.name.startswith("."))
@@ -68,7 +76,8 @@ class Program:
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         # This Python first in PATH: the file's own first line looks for `python3` there.
         path = f"{self.home / 'bin'}:{os.environ['PATH']}"
-        return {"PATH": path, "HOME": str(self.home), "LC_ALL": "C.UTF-8", **self.variables, **extra}
+        own = {"PATH": path, "HOME": str(self.home), "TMPDIR": str(self.temporary), "LC_ALL": "C.UTF-8"}
+        return {**own, **self.variables, **extra}
 
     def launch(self, command: list[str | Path], cwd: Path | None = None, **extra: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -92,7 +101,7 @@ def make_program(folder: Path, source: str = PROGRAM) -> Path:
     (sources / "click").mkdir()
     (sources / "click" / "__init__.py").touch()
     stock = gather(Path(sys.executable), folder / "stock.pyz", "gpuq.cli.main:main", sources)
-    pack(stock, folder / "program.pyz", "gpuq.cli.main:main")
+    pack(stock, folder / "program.pyz", "gpuq.cli.main:main", [TARGET])
     return folder / "program.pyz"
 
 
@@ -105,5 +114,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def program(packed: Path, tmp_path: Path) -> Program:
     home = tmp_path / "home"
     (home / "bin").mkdir(parents=True)
+    (home / "temporary").mkdir()
     (home / "bin" / "python3").symlink_to(sys.executable)
     return Program(packed, home)

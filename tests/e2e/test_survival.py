@@ -77,7 +77,7 @@ def test_daemons_work_on_when_the_cache_is_emptied_under_them(own: Cluster) -> N
     assert made.status == 201, made
     id = made.json()["id"]
     assert own.ended(id)["state"] == "SUCCEEDED"
-    assert own.call("GET", f"/jobs/{id}_1/log").body.endswith(b"1\n")
+    own.says(f"{id}_1", b"\n1\n")
     retried = own.call("POST", "/jobs", {"command": ["false"], "cwd": "/nowhere"})
     assert own.ended(retried.json()["id"])["cause"]["code"] == "launch_failed"
     assert own.call("POST", "/jobs/cancel", {"ids": [first]}).status == 200
