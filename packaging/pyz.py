@@ -1,33 +1,35 @@
 """How gpuq is packed into one file.
 
-    gpuq.pyz        #!/bin/sh lines that find python3, then a zip of five members:
+    gpuq.pyz        #!/bin/sh lines that find python3, then a zip of:
       __main__.py     packaging/bootstrap/__main__.py with its constants filled in
       __main__.pyc    the same compiled: 2 ms less at every start; a Python of another version takes the source
-      gpuq_install.py unpacks payload.zip
-      build.json      what was built, for `build` to see whether it is out of date
-      payload.zip     gpuq, agent, tui and the locked packages, gathered by shiv; unpacked at the first start
+      gpuq_install.py unpacks what follows
+      build.json      what was built, for `build` to see whether it is out of date; which part is for which targets
+      common.zip      gpuq, agent, tui and the pure files of the locked packages, gathered by shiv
+      packages-*.zip  files that only some targets have, mostly compiled modules (wheels.py)
 
-The same sources, locks and Python give the same bytes: names are sorted, times fixed, and the build id is a hash of
-everything inside. Compiled packages tie the file to one Python ABI and machine; both are in the cache directory's name,
-so a later file may carry several.
+A target is one CPython on one machine (targets.py); it unpacks common.zip and its parts at its first start. The same
+sources, locks and Python give the same bytes: names are sorted, times fixed, and the build id is a hash of everything
+inside.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import io
 import json
 import os
-import platform
 import py_compile
-import re
 import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from toolchain import ENVIRONMENT, ROOT, RUNTIME_LOCK, BuildError, digest, pip_install, run, say
+from archive import zipped
+from targets import TARGETS
+from toolchain import ROOT, BuildError, digest, run, say
+from wheels import locked_parts
 
 PYZ = ROOT / "dist" / "gpuq.pyz"
 PACKAGES = ("gpuq", "agent", "tui")
@@ -41,30 +43,26 @@ command -v python3 >/dev/null || { echo "gpuq: needs Python 3.10 or newer; there
 exec python3 -I -S "$0" "$@"
 """
 
-# Not needed to run: pip's own book-keeping, command wrappers, tests, stubs, C headers. Licences and metadata stay.
-_LEFT_OUT = re.compile(
-    r"^bin/|\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json|WHEEL)$|(^|/)tests?/|(^|/)__pycache__/|\.(pyi|pyc|h|c)$"
-)
 # What tools and editors leave among the sources.
 _NOT_SOURCES = ("__pycache__", ".*", "*~")
-# The oldest time a zip can hold: every member has it, so that a build depends on contents alone.
-_NO_TIME = (1980, 1, 1, 0, 0, 0)
+# More would be a burden to copy around, and to keep: every version of every user unpacks its parts.
+LARGEST_BYTES = 50_000_000
 
 
 def build(python: Path) -> Path:
     """Builds dist/gpuq.pyz unless it is up to date, and returns its path. Call it under toolchain.locked()."""
-    inputs = digest(sys.version, platform.machine(), *_contents(ROOT, *PACKAGES, "packaging"))
+    inputs = digest(sys.version, *_contents(ROOT, *PACKAGES, "packaging"))
     if _built_from(PYZ) == inputs:
         return PYZ
-    packages = _runtime_packages(python)
+    parts = locked_parts(python)
     with tempfile.TemporaryDirectory(prefix="gpuq-build-") as scratch:
         sources = Path(scratch, "sources")
         for package in PACKAGES:
             shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns(*_NOT_SOURCES))
         say("packing")
-        stock = gather(python, Path(scratch, "stock.pyz"), ENTRY, packages, sources)
+        stock = gather(python, Path(scratch, "stock.pyz"), ENTRY, parts.common, sources)
         PYZ.parent.mkdir(exist_ok=True)
-        build_id = pack(stock, PYZ, ENTRY, inputs)
+        build_id = pack(stock, PYZ, ENTRY, map(str, TARGETS), parts.zips, inputs)
     say(f"built {PYZ.relative_to(ROOT)}, {PYZ.stat().st_size / 1e6:.1f} MB, id {build_id}")
     return PYZ
 
@@ -87,19 +85,6 @@ def _built_from(pyz: Path) -> str | None:
         return None
 
 
-def _runtime_packages(python: Path) -> Path:
-    """The locked packages, installed once per change of packaging/runtime.lock."""
-    target = ENVIRONMENT / "runtime"
-    stamp = ENVIRONMENT / "runtime-key"
-    key = digest(RUNTIME_LOCK.read_bytes())
-    if not (stamp.is_file() and stamp.read_text() == key and target.is_dir()):
-        say("fetching the packages that go into the file (once per change of packaging/runtime.lock)")
-        shutil.rmtree(target, ignore_errors=True)
-        pip_install(python, "--no-compile", "--no-deps", "--target", str(target), "--requirement", str(RUNTIME_LOCK))
-        stamp.write_text(key)
-    return target
-
-
 def gather(python: Path, output: Path, entry: str, *folders: Path) -> Path:
     """shiv's own zipapp of the folders."""
     command: list[str | Path] = [python, "-I", "-m", "shiv", "--entry-point", entry, "--reproducible", "--uncompressed"]
@@ -111,36 +96,41 @@ def gather(python: Path, output: Path, entry: str, *folders: Path) -> Path:
     return output
 
 
-def pack(stock: Path, output: Path, entry: str, inputs: str = "") -> str:
-    """Turns shiv's zipapp into ours, replacing `output` whole; returns the build id.
+def pack(
+    stock: Path,
+    output: Path,
+    entry: str,
+    targets: Iterable[str],
+    parts: Mapping[Path, Sequence[str]] | None = None,
+    inputs: str = "",
+) -> str:
+    """Makes our file of shiv's zipapp and the parts, replacing `output` whole; returns the build id.
 
-    The parts that differ from shiv: the members are compressed once inside and not again outside, and the start is
-    ours. shiv's own start reads the index of all members and imports much of the standard library: 40 ms.
+    parts: zips with the targets that unpack them. shiv's zipapp is opened up: its own start reads the index of all
+    members and imports much of the standard library (40 ms), and it knows one target.
     """
-    members: dict[str, bytes] = {}
     with zipfile.ZipFile(stock) as archive:
-        for name in sorted(archive.namelist()):
-            inside = name.removeprefix("site-packages/")
-            if name != inside and not name.endswith("/") and not _LEFT_OUT.search(inside):
-                members[inside] = archive.read(name)
-    abi, machine = sys.implementation.cache_tag + sys.abiflags, platform.machine()
+        names = [name for name in archive.namelist() if name.startswith("site-packages/") and not name.endswith("/")]
+        members = {name.removeprefix("site-packages/"): archive.read(name) for name in sorted(names)}
+    carried = {"common.zip": (zipped(members), list(targets))}
+    carried |= {path.name: (path.read_bytes(), list(takers)) for path, takers in (parts or {}).items()}
+    table = {name: takers for name, (_, takers) in carried.items()}
     start = {path.name: path.read_text() for path in sorted(BOOTSTRAP.glob("*.py"))}
-    flat = [part for name, data in members.items() for part in (name.encode(), data)]
-    build_id = digest(PRELUDE, entry, abi, machine, *start.values(), *flat)[:16]
-    for constant, value in {"BUILD_ID": build_id, "ABI": abi, "MACHINE": machine, "ENTRY": entry}.items():
+    contents = [part for name, (data, _) in carried.items() for part in (name.encode(), data)]
+    build_id = digest(PRELUDE, entry, json.dumps(table), *start.values(), *contents)[:16]
+    for constant, value in {"BUILD_ID": build_id, "TARGETS": " ".join(table["common.zip"]), "ENTRY": entry}.items():
         start["__main__.py"] = start["__main__.py"].replace(f"@{constant}@", value)
 
-    payload = io.BytesIO()
-    _write_zip(payload, members, zipfile.ZIP_DEFLATED)
-    described = {"build_id": build_id, "abi": abi, "machine": machine, "inputs": inputs}
     outer = {name: text.encode() for name, text in start.items()}
     outer["__main__.pyc"] = _compiled(start["__main__.py"])
-    outer |= {"build.json": json.dumps(described, indent=1).encode(), "payload.zip": payload.getvalue()}
-    whole = io.BytesIO()
-    whole.write(PRELUDE.encode())
-    _write_zip(whole, outer, zipfile.ZIP_STORED)  # stored: a start that inflates must first import zlib
+    outer["build.json"] = json.dumps({"build_id": build_id, "inputs": inputs, "parts": table}, indent=1).encode()
+    outer |= {name: data for name, (data, _) in carried.items()}
+    # Stored: a start that inflates must first import zlib.
+    whole = zipped(outer, zipfile.ZIP_STORED, prelude=PRELUDE.encode())
+    if len(whole) > LARGEST_BYTES:
+        raise BuildError(f"{output.name} would have {len(whole) / 1e6:.1f} MB, more than {LARGEST_BYTES / 1e6:.0f} MB")
     half = output.with_name(f".{output.name}.{os.getpid()}")
-    half.write_bytes(whole.getvalue())
+    half.write_bytes(whole)
     half.chmod(0o755)
     half.replace(output)  # never written in place: programs that run from the old file go on reading it
     return build_id
@@ -153,12 +143,3 @@ def _compiled(source: str) -> bytes:
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         py_compile.compile(str(file), str(compiled), dfile="gpuq.pyz/__main__.py", doraise=True, invalidation_mode=mode)
         return compiled.read_bytes()
-
-
-def _write_zip(file: io.BytesIO, members: dict[str, bytes], method: int) -> None:
-    with zipfile.ZipFile(file, "a", method, compresslevel=9) as archive:
-        for name, data in members.items():
-            entry = zipfile.ZipInfo(name, _NO_TIME)
-            entry.compress_type = method
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, data, compresslevel=9)

@@ -1,15 +1,20 @@
-"""Starts gpuq from its one file. `build.py` puts this at the root of gpuq.pyz and fills in the four constants.
+"""Starts gpuq from its one file. `build.py` puts this at the root of gpuq.pyz and fills in the three constants.
 
-The program itself lies in payload.zip beside this file and is unpacked once, by gpuq_install.py, into a directory of
-the user's cache. A start then costs this file, some stat calls and the program's own imports. Python reads the index of
-a zip from end to end at every start, so the outer archive holds five members and not two thousand.
+The program itself lies in zips beside this file. What this Python on this machine needs of them is unpacked once, by
+gpuq_install.py, into a directory of the user's cache. A start then costs this file, some stat calls and the program's
+own imports. Python reads the index of a zip from end to end at every start, so the outer archive holds some thirty
+members and not two thousand.
+
+An unpacked program has this file too, and starts as a directory (`python3 -I -S DIRECTORY`) without cache or archive:
+so do daemons, from copies of their own.
 
 What gpuq's code may ask of a start, through `sys.modules.get("gpuq_bootstrap")` (this module; None when gpuq runs from
 a source checkout, where `[sys.executable, "-m", "gpuq"]` takes the place of command()):
 
-    PYZ         absolute path of the file that was started
-    SITE        the directory that gpuq was unpacked to; caches are emptied, so a long-lived process imports early
+    PYZ         absolute path of what was started: the file, or an unpacked directory
+    SITE        the directory that gpuq was unpacked to; caches are emptied, so daemons run from a copy
     BUILD_ID    hash of everything packed: the same sources and locks give the same id
+    TARGETS     names of all that the file runs on, such as cpython-311-linux-x86_64
     command()   the words that start this same file again, isolated, with the same Python: for daemons and re-execs
 
 os.environ is the user's: jobs inherit PYTHONPATH and the like, gpuq does not. What protects gpuq is that it
@@ -22,10 +27,10 @@ import os
 import sys
 
 BUILD_ID = "@BUILD_ID@"
-ABI = "@ABI@"  # of the compiled modules inside, as python_abi() below says it
-MACHINE = "@MACHINE@"
+TARGETS = "@TARGETS@".split()  # noqa: SIM905  many, once they are filled in
 ENTRY = "@ENTRY@"
 
+GLIBC = (2, 28)  # what the compiled modules were linked against: Debian 10, RHEL 8, Ubuntu 18.10 and newer
 DAY_SECONDS = 86400
 
 
@@ -34,14 +39,42 @@ def refuse(line):
     sys.exit(2)
 
 
-def python_abi():
-    """cpython-311, or cpython-313t where there is no GIL."""
-    return sys.implementation.cache_tag + sys.abiflags
+def target():
+    """cpython-311-linux-x86_64; cpython-313t-... where there is no GIL."""
+    return "-".join((sys.implementation.cache_tag + sys.abiflags, sys.platform, os.uname().machine))
 
 
-def spoken(abi, machine):
-    """cpython-311, x86_64 -> CPython 3.11 x86_64"""
-    return abi.replace("cpython-3", "CPython 3.") + " " + machine
+def unsupported():
+    """What of this Python or machine the file has no modules for, in words; None if it has them."""
+    name = sys.implementation.name.replace("cpython", "CPython").replace("pypy", "PyPy")
+    python = "%s %d.%d" % ((name,) + tuple(sys.version_info[:2]))
+    if not hasattr(os, "uname"):
+        return "Windows"
+    if "t" in sys.abiflags:
+        return "a free-threaded " + python
+    if target() not in TARGETS or sys.maxsize < 2**32:
+        bits = "" if sys.maxsize > 2**32 else "32-bit "
+        return bits + python + " on " + spoken(sys.platform, os.uname().machine)
+    if sys.platform == "linux":
+        try:
+            name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
+            old = tuple(map(int, version.split("."))) < GLIBC
+        except (ValueError, OSError):  # musl has no answer
+            return "a Linux without glibc"
+        if old:
+            return name + " " + version
+    return None
+
+
+def spoken(system, machine):
+    return system.replace("linux", "Linux").replace("darwin", "macOS") + " " + machine
+
+
+def where():
+    """What the file runs on, in words: CPython 3.10 to 3.14 on Linux x86_64, ..."""
+    pythons = sorted(int(name.split("-")[1][1:]) for name in TARGETS)
+    machines = sorted({spoken(*name.split("-")[2:]) + ("", " (as a client)")["darwin" in name] for name in TARGETS})
+    return "CPython 3.%d to 3.%d on %s" % (pythons[0], pythons[-1], ", ".join(machines))
 
 
 def command():
@@ -63,18 +96,25 @@ def undo_locale_coercion():
             del os.environ["LC_CTYPE"]
 
 
-def cache_home():
-    """$GPUQ_CACHE, $XDG_CACHE_HOME or ~/.cache, then /gpuq.
+def cache_homes():
+    """Where the program may be unpacked to, in the order to try.
 
-    HOME counts only when it is ours: sudo leaves the caller's, and root must neither run code from there nor leave
-    files there that the caller cannot replace.
+    The first is $GPUQ_CACHE, $XDG_CACHE_HOME or ~/.cache, then /gpuq. HOME counts only when it is ours: sudo leaves the
+    caller's, and root must neither run code from there nor leave files there that the caller cannot replace. The others
+    are for homes that are full, read-only or noexec; everybody can make them, so is_ours() looks whose they are.
     """
+    shared = [os.environ["TMPDIR"]] if os.environ.get("TMPDIR") else ["/var/tmp", "/tmp"]
+    homes = [os.path.join(own_cache(), "gpuq")] + [os.path.join(home, "gpuq-%d" % os.geteuid()) for home in shared]
+    return [os.path.realpath(home) for home in homes]
+
+
+def own_cache():
     chosen = os.environ.get("GPUQ_CACHE")
     if chosen:
-        return os.path.join(os.path.abspath(chosen), "gpuq")
+        return os.path.abspath(chosen)
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(xdg):
-        return os.path.join(xdg, "gpuq")
+        return xdg
     home = os.environ.get("HOME", "")
     try:
         ours = os.path.isabs(home) and os.stat(home).st_uid == os.geteuid()
@@ -85,9 +125,17 @@ def cache_home():
 
         try:
             home = pwd.getpwuid(os.geteuid()).pw_dir
-        except KeyError:  # a container's made-up user id; the install then says that this cannot be written to
+        except KeyError:  # a container's made-up user id; the install then finds that this cannot be written to
             home = "/nonexistent"
-    return os.path.join(home, ".cache", "gpuq")
+    return os.path.join(home, ".cache")
+
+
+def is_ours(directory):
+    """Whether nobody else can put anything into this directory. Raises OSError if there is none."""
+    import stat
+
+    found = os.lstat(directory)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def is_complete(site):
@@ -97,12 +145,10 @@ def is_complete(site):
     directory's mtime, so looking at the top directories, and at all of gpuq's own, costs microseconds on every start.
     Once a day every file's size is compared too; that also finds what a power cut left empty.
     """
-    import stat
     import time
 
     try:
-        found = os.lstat(site)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        if not (is_ours(os.path.dirname(site)) and is_ours(site)):
             return False
         with open(os.path.join(site, ".complete")) as listing:
             directories, files = listing.read().split("\n\n")
@@ -125,22 +171,25 @@ def is_complete(site):
 if sys.version_info < (3, 10):
     refuse("needs Python 3.10 or newer; this is %d.%d.%d at %s" % (tuple(sys.version_info[:3]) + (sys.executable,)))
 undo_locale_coercion()
+_trouble = unsupported()
+if _trouble:
+    refuse(
+        "cannot run on %s; it runs on %s. This Python is %s: start gpuq.pyz with another one"
+        % (_trouble, where(), sys.executable)
+    )
 if not (sys.flags.isolated and sys.flags.no_site):
     # Started as `python3 gpuq.pyz`: site has run, anybody's modules may be loaded already. orig_argv keeps -X and -W.
     os.execv(sys.executable, [sys.executable, "-I", "-S"] + sys.orig_argv[1:])
-if (python_abi(), os.uname().machine) != (ABI, MACHINE):
-    refuse(
-        "this file was built for %s; this Python is %s at %s: start it with the one it was built for, "
-        "or run build.py with this one"
-        % (spoken(ABI, MACHINE), spoken(python_abi(), os.uname().machine), sys.executable)
-    )
-
 PYZ = os.path.abspath(sys.argv[0])
-SITE = os.path.join(cache_home(), "-".join((BUILD_ID, ABI, MACHINE)))
-if not is_complete(SITE):
-    import gpuq_install
+if os.path.isdir(PYZ):
+    SITE = PYZ
+else:
+    _sites = [os.path.join(home, BUILD_ID + "-" + target()) for home in cache_homes()]
+    SITE = next(filter(is_complete, _sites), None)
+    if SITE is None:
+        import gpuq_install
 
-    SITE = gpuq_install.install(PYZ, BUILD_ID, SITE, is_complete)
+        SITE = gpuq_install.install(PYZ, BUILD_ID, target(), _sites, is_ours, is_complete)
 
 # The standard library first: nothing packed can shadow it. The archive itself (sys.path[0]) has done its part.
 sys.path[:] = sys.path[1:] + [SITE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import pyz as pyz_module
 
-from tests.build.conftest import Program
+from tests.build.conftest import PROGRAM, Program, make_program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ISOLATED = [sys.executable, "-I", "-S"]
@@ -43,13 +45,41 @@ def test_a_python_too_old_gets_one_line(program: Program, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
-def test_a_python_of_another_abi_gets_one_line(program: Program, version: str) -> None:
+def test_a_python_the_file_has_no_modules_for_gets_one_line(program: Program, version: str) -> None:
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         pytest.skip("the Python this file is built for")
     started = program.start(by=[python(version)])
     assert started.status == 2
-    assert f"; this Python is CPython {version} " in started.errors
+    assert started.errors.startswith(f"gpuq: cannot run on CPython {version} on Linux ")
     assert started.errors.count("\n") == 1
+
+
+# How a Python or machine looks that this one is not, and what of it the line is to name.
+STRANGERS = {
+    "pypy": ("sys.implementation.name, sys.implementation.cache_tag = 'pypy', 'pypy311'", "PyPy 3."),
+    "free-threaded": ("sys.abiflags = 't'", "a free-threaded CPython 3."),
+    "newer": ("sys.version_info, sys.implementation.cache_tag = (3, 99), 'cpython-399'", "CPython 3.99 on Linux"),
+    "32-bit": ("sys.maxsize = 2**31 - 1", "32-bit CPython 3."),
+    "armv7l": ("os.uname = lambda: types.SimpleNamespace(machine='armv7l')", "on Linux armv7l"),
+    "macos": ("sys.platform = 'darwin'", "on macOS "),
+    "windows": ("del os.uname; del sys.abiflags; sys.platform = 'win32'", "Windows"),
+    "musl": ("os.confstr = lambda name: None", "a Linux without glibc"),
+    "glibc": ("os.confstr = lambda name: 'glibc 2.17'", "glibc 2.17"),
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_what_the_file_does_not_run_on_gets_one_line_that_says_what_it_runs_on(program: Program, stranger: str) -> None:
+    disguise, named = STRANGERS[stranger]
+    code = f"import os, runpy, sys, types; sys.argv.pop(0); {disguise}; runpy.run_path(sys.argv[0], None, '__main__')"
+    started = program.start(by=[*ISOLATED, "-c", code])
+    assert started.status == 2
+    assert started.errors.startswith("gpuq: cannot run on ")
+    assert named in started.errors.partition(";")[0]
+    here = f"CPython 3.{sys.version_info.minor} to 3.{sys.version_info.minor} on Linux"
+    assert f"; it runs on {here} " in started.errors
+    assert started.errors.count("\n") == 1
+    assert not program.cache.exists()
 
 
 def test_no_python_in_path_gets_one_line(program: Program, tmp_path: Path) -> None:
@@ -195,21 +225,74 @@ def test_a_cache_of_another_user_is_not_used(program: Program) -> None:
 
 
 @pytest.mark.parametrize("cache", ["/proc/nowhere", "a file"])
-def test_a_cache_that_cannot_be_written_costs_one_line_and_leaves_nothing(
-    program: Program, tmp_path: Path, cache: str
-) -> None:
+def test_a_cache_that_cannot_be_written_costs_one_line_once(program: Program, tmp_path: Path, cache: str) -> None:
     (tmp_path / "a file").touch()
-    (tmp_path / "temporary").mkdir()
-    started = program.start("x", cwd=tmp_path, GPUQ_CACHE=cache, TMPDIR=str(tmp_path / "temporary"))
+    started = program.start("x", cwd=tmp_path, GPUQ_CACHE=cache)
     assert started["argv"] == ["x"]
     assert started.errors.startswith("gpuq: cannot use the cache ")
     assert started.errors.count("\n") == 1
-    assert list((tmp_path / "temporary").iterdir()) == []
+    instead = program.temporary / f"gpuq-{os.geteuid()}"
+    assert instead.stat().st_mode & 0o777 == 0o700
+    assert Path(str(started["site"])).parent == instead
+    again = program.start("x", cwd=tmp_path, GPUQ_CACHE=cache)
+    assert (again["site"], again.errors) == (started["site"], "")
+
+
+MOUNTS = {"full": "size=4k", "read-only": "ro", "noexec": "noexec"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_a_home_that_is_of_no_use_is_passed_over(program: Program, kind: str) -> None:
+    (program.home / ".cache").mkdir()
+    mount = f'mount -t tmpfs -o {MOUNTS[kind]} gpuq-test {program.home}/.cache && exec {" ".join(ISOLATED)} "$@"'
+    inside = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+    started = program.start("x", by=inside)
+    assert started["argv"] == ["x"]
+    assert started.errors.startswith(f"gpuq: cannot use the cache {program.cache}: ")
+    assert started.errors.count("\n") == 1
+    again = program.start("x", by=inside)
+    assert (again["site"], again.errors) == (started["site"], "")
+    assert Path(str(again["site"])).parent.parent == program.temporary
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_where_everything_is_noexec_the_cache_is_used_all_the_same(program: Program) -> None:
+    (program.home / ".cache").mkdir()
+    mount = "mount -t tmpfs -o noexec gpuq-test {}"
+    mounts = " && ".join(mount.format(path) for path in (program.home / ".cache", program.temporary))
+    started = program.start(by=["unshare", "--mount", "sh", "-c", f"{mounts} && exec {' '.join(ISOLATED)} $1", "sh"])
+    assert str(started["site"]).startswith(f"{program.cache}/")
+
+
+def test_a_temporary_place_that_others_can_write_to_is_not_used(program: Program) -> None:
+    planted = program.temporary / f"gpuq-{os.geteuid()}"
+    planted.mkdir()
+    planted.chmod(0o777)
+    started = program.start("x", GPUQ_CACHE="/proc/nowhere")
+    assert started["argv"] == ["x"]
+    assert started.errors.endswith("unpacking to a temporary directory (set GPUQ_CACHE)\n")
+    assert list(program.temporary.rglob("*")) == [planted]
+
+
+def test_a_start_that_hangs_while_it_unpacks_holds_up_no_other_for_ever(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = Path(shutil.copytree(pyz_module.BOOTSTRAP, tmp_path / "bootstrap")) / "gpuq_install.py"
+    source = impatient.read_text()
+    assert "PATIENCE_SECONDS = 20.0" in source
+    impatient.write_text(source.replace("PATIENCE_SECONDS = 20.0", "PATIENCE_SECONDS = 0.1"))
+    monkeypatch.setattr(pyz_module, "BOOTSTRAP", impatient.parent)
+    program.file = make_program(tmp_path / "impatient")
+    program.cache.mkdir(parents=True, mode=0o700)
+    with (program.cache / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert program.start("x")["argv"] == ["x"]
 
 
 def test_a_damaged_file_gets_one_line_and_fills_no_cache(program: Program, tmp_path: Path) -> None:
     with zipfile.ZipFile(program.file) as archive:
-        payload = archive.read("payload.zip")
+        payload = archive.read("common.zip")
     program.file = Path(shutil.copy(program.file, tmp_path))
     whole = program.file.read_bytes()
     program.file.write_bytes(whole.replace(payload, payload[:-9] + bytes(9)))
@@ -242,6 +325,41 @@ def test_what_a_killed_first_start_left_is_swept(program: Program) -> None:
     os.utime(left, (0, 0))
     program.start()
     assert not left.exists()
+
+
+def test_versions_that_nobody_started_for_months_are_swept(program: Program) -> None:
+    for name, days in (("old", 61), ("recent", 59)):
+        (program.cache / name).mkdir(parents=True, mode=0o700)
+        (program.cache / name / ".complete").touch()
+        os.utime(program.cache / name / ".complete", (time.time() - days * 86400,) * 2)
+    program.cache.chmod(0o700)
+    program.start()
+    assert not (program.cache / "old").exists()
+    assert (program.cache / "recent").exists()
+
+
+def test_two_versions_are_unpacked_side_by_side(program: Program, tmp_path: Path) -> None:
+    other = make_program(tmp_path / "other", PROGRAM + "\n")
+    sites = []
+    for file in (program.file, other, program.file, other):
+        program.file = file
+        sites.append(program.start()["site"])
+    assert sites[:2] == sites[2:]
+    assert sites[0] != sites[1]
+
+
+def test_what_was_unpacked_starts_by_itself(program: Program, tmp_path: Path) -> None:
+    """So do daemons, from copies of it."""
+    program.start()
+    program.file = Path(shutil.copytree(program.site, tmp_path / "copy"))
+    shutil.rmtree(program.cache)
+    started = program.start("x", by=ISOLATED)
+    assert started["argv"] == ["x"]
+    assert started["site"] == started["pyz"] == str(program.file)
+    assert started["click"] == f"{program.file}/click/__init__.py"
+    assert started["json"] == str(Path(os.__file__).with_name("json") / "__init__.py")
+    assert started["command"] == [*ISOLATED, str(program.file)]
+    assert not program.cache.exists()
 
 
 def test_the_outer_archive_stays_small_enough_to_start_fast(program: Program) -> None:
