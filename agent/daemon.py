@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import getpass
 import json
 import logging
 import os
@@ -18,10 +17,11 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from agent.accounts import LocalAccounts, local_accounts
 from agent.claim import claim_real_gpus
 from agent.desk import AgentDesk
 from agent.gpus import RealGpus
@@ -48,7 +48,7 @@ RESTART_SECONDS, RESTART_MAX_SECONDS = 0.5, 30.0
 class AgentSettings:
     """gpus limits what is offered ('1-3'); simulate offers pretend GPUs instead ('8xH100-80GB').
 
-    Without shared_account only jobs of the user named as this account are run: a job can do what the account can.
+    shared_account, root_jobs: whose jobs are run, and in which account; see local_accounts.
     """
 
     name: str
@@ -59,6 +59,7 @@ class AgentSettings:
     gpus: str | None = None
     simulate: str | None = None
     shared_account: bool = False
+    root_jobs: bool = False
 
 
 class Peer(Protocol):
@@ -86,6 +87,7 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     with ExitStack() as stack:
         stack.enter_context(_locked(state, settings.name))
+        accounts = local_accounts(state, settings.shared_account, settings.root_jobs)
         host = read_host_facts()
         source = _gpu_source(settings, state, host.boot_id, stack)
         monitor = Monitor(source, host, state)
@@ -94,20 +96,21 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
         stack.callback(journal.close)
         stack.enter_context(_signals(ended))
         peer = connect(settings)
-        desk = AgentDesk(state, journal, peer)
+        desk = AgentDesk(state, journal, peer, accounts)
         loops: list[asyncio.Task[None]] = []
         try:
-            only_user = None if settings.shared_account else getpass.getuser()
-            await desk.start(NodeName(settings.name), host.boot_id, only_user)
+            await desk.start(NodeName(settings.name), host.boot_id)
             _announce(state, settings.name, connected=False)
             exchange = Exchange(peer, desk, lambda connected: _announce(state, settings.name, connected))
-            watch = _Watch(monitor, desk, state / "gpus.json", host.boot_id)
+            watch = _Watch(monitor, desk, accounts, state / "gpus.json", host.boot_id)
+            accounts.changed = watch.tell
             await watch.look()  # so that the first thing the controller hears is what there is; takes seconds at most
             for name, loop in (
                 ("work", desk.work),
                 ("exchange", exchange.run),
                 ("logs", desk.logs.run),
                 ("monitor", watch.run),
+                ("accounts", accounts.run),
             ):
                 loops.append(asyncio.create_task(_kept_running(name, loop, ended), name=name))
             status = await ended
@@ -223,8 +226,8 @@ def _known_gpus(path: Path, boot_id: str) -> tuple[Gpu, ...]:
 class _Watch:
     """Reads the machine before each heartbeat, and tells the desk what has changed."""
 
-    def __init__(self, monitor: Monitor, desk: AgentDesk, path: Path, boot_id: str) -> None:
-        self._monitor, self._desk, self._path, self._boot_id = monitor, desk, path, boot_id
+    def __init__(self, monitor: Monitor, desk: AgentDesk, accounts: LocalAccounts, path: Path, boot_id: str) -> None:
+        self._monitor, self._desk, self._accounts, self._path, self._boot_id = monitor, desk, accounts, path, boot_id
         self._told: Inventory | None = None
 
     async def run(self) -> None:
@@ -235,11 +238,15 @@ class _Watch:
 
     async def look(self) -> None:
         sample = await asyncio.to_thread(self._monitor.sample, time.monotonic(), self._desk.gpus_held())
-        inventory = self._monitor.inventory()
+        self.tell()
+        self._desk.set_sample(sample)
+
+    def tell(self) -> None:
+        """Tells the desk what the node offers, and to whom, if that has changed."""
+        inventory = replace(self._monitor.inventory(), accounts=self._accounts.stated)
         if inventory != self._told:
             self._told = inventory
             logger.info("inventory.changed gpus=%d note=%s", len(inventory.gpus), inventory.gpu_note)
             self._desk.set_inventory(inventory, inventory_hash(inventory))
             if inventory.gpus and not inventory.simulated:
                 _write(self._path, {"boot_id": self._boot_id, "gpus": [encode(gpu) for gpu in inventory.gpus]})
-        self._desk.set_sample(sample)

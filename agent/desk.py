@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent.accounts import LocalAccounts
 from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
 from agent.directives import Directives
 from agent.executor import Executor
@@ -42,9 +43,9 @@ class AgentDesk:
     whichever of its methods finds that the journal can no longer be trusted.
     """
 
-    def __init__(self, state_dir: Path, journal: Journal, peer: LogPeer) -> None:
-        self._journal = journal
-        self.executor = Executor(state_dir, self._on_event)
+    def __init__(self, state_dir: Path, journal: Journal, peer: LogPeer, accounts: LocalAccounts) -> None:
+        self._journal, self._accounts = journal, accounts
+        self.executor = Executor(state_dir, self._on_event, accounts)
         self.logs = LogShipper(peer, self._log_shipped)
         self.news = asyncio.Event()
         self.directives: Directives  # from `start` on
@@ -59,7 +60,7 @@ class AgentDesk:
         self._progress: asyncio.TimerHandle | None = None  # until progress is news
         self._closed = False
 
-    async def start(self, node: NodeName, boot_id: str, only_user: str | None) -> None:
+    async def start(self, node: NodeName, boot_id: str) -> None:
         """Takes up what the journal and the runs on disk say."""
         live = [h for h in self._journal.held if h.exit is None and h.boot_id == boot_id]
         self._begun = {h.order.uid for h in live if h.begun}
@@ -72,7 +73,7 @@ class AgentDesk:
             self._journal.incarnation,
             held,
             unswept=self._journal.barred,
-            only_user=only_user,
+            accounts=self._accounts.stated,
             epoch=self._journal.epoch,
             wall=time.time(),
         )
@@ -158,6 +159,7 @@ class AgentDesk:
         self._sample = sample
 
     def set_inventory(self, inventory: Inventory, digest: str) -> None:
+        self.directives.accounts = inventory.accounts
         self.directives.set_inventory(inventory, digest)
         self._tell()
 

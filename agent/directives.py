@@ -14,17 +14,20 @@ controller is told what a crash could make this agent forget.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
 from agent.holding import Entry, Held, Reporter, named
 from agent.runs import RunEvent
+from gpuq.accounts import EVERYONES, Accounts
 from gpuq.model import AttemptUid, EndReason, ExitRecord, Inventory, NodeName, NodeSample, OnLost, RankPhase, StopKind
 from gpuq.protocol import PROTOCOL, UNKNOWN_RANK, RunOrder, StopOrder, SyncReply, SyncRequest
 
 _NOT_STARTED = "stopped before it was started here"
 _FOUND = "it ran here without this agent's knowledge, and was killed"
 _PHASES = tuple(RankPhase)  # in the order they are passed through
+_UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Directives:
@@ -33,7 +36,7 @@ class Directives:
     held and barred come from the journal; unswept are barred attempts likewise, which are reported once `swept` says
     that nothing lives of them. An attempt of another boot without an exit record ended with its machine: it is
     reported as NODE_LOST. Ends this class writes down itself are stamped with `wall`, in wall seconds, as given to
-    the call they follow from. only_user, if not None, is the one user whose jobs are run here.
+    the call they follow from. accounts, which may be set anew, says whose jobs are run here.
 
     A barred attempt is reported with rank UNKNOWN_RANK where no order told the rank: the controller knows which of
     the attempt's ranks is on this node.
@@ -48,12 +51,12 @@ class Directives:
         barred: Iterable[AttemptUid] = (),
         *,
         unswept: Iterable[AttemptUid] = (),
-        only_user: str | None = None,
+        accounts: Accounts = EVERYONES,
         epoch: int = 0,
         wall: float = 0.0,
     ) -> None:
         self.node, self.boot_id, self.incarnation = node, boot_id, incarnation
-        self.only_user = only_user
+        self.accounts = accounts
         self.sequence = 0
         self.applied = (epoch, 0)  # (epoch, generation) of the last answer applied
         self._answered = 0  # sequence of the last answer applied
@@ -207,8 +210,10 @@ class Directives:
 
     def _mismatch(self, order: RunOrder) -> str | None:
         """Why this order cannot be meant for this machine and account as they are, or None."""
-        if self.only_user is not None and order.job.user != self.only_user:
-            return f"the agent on {self.node} runs only jobs of {self.only_user} (started without --shared-account)"
+        if refusal := self.accounts.refusal(order.job.user):
+            return f"{self.node} {refusal}"
+        if not _UID.fullmatch(order.uid):
+            return "the order names its attempt by what is not a name"  # nor that of a directory here
         if not 0 <= order.rank < len(order.ranks) or order.ranks[order.rank].node != self.node:
             return f"the order is not for node {self.node}"
         for index, uuid in zip(order.ranks[order.rank].gpus, order.gpu_uuids, strict=False):

@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import os
-import pwd
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -23,9 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.environment import build, granted, setup_steps
+from agent.accounts import AccountRefused, LocalAccounts
 from agent.launcher_link import LauncherLink
-from agent.login import Login
+from agent.preparation import Preparation
 from agent.runs import Identity, RunDir, RunEvent, boot_id, existing
 from agent.socket_link import SocketLink
 from agent.survivors import Traces, end_all
@@ -58,16 +57,19 @@ class _Run:
 class Executor:
     """All runs below state_dir/runs. Lives on one event loop; every method is to be called from it.
 
-    on_event is told each change of a run, in order; it may call back into the executor.
+    on_event is told each change of a run, in order; it may call back into the executor. accounts: whose runs take
+    another account than this process'; without it none does.
     """
 
-    def __init__(self, state_dir: Path, on_event: Callable[[RunEvent], None]) -> None:
+    def __init__(
+        self, state_dir: Path, on_event: Callable[[RunEvent], None], accounts: LocalAccounts | None = None
+    ) -> None:
         self._runs_dir = state_dir / "runs"
         self._on_event = on_event
         self._runs: dict[tuple[AttemptUid, int], _Run] = {}
         self._launcher = LauncherLink(state_dir)
         self._boot_id = boot_id()
-        self._login = Login()
+        self._preparation = Preparation(self._boot_id, accounts)
         self._doomed: list[RunDir] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,17 +102,14 @@ class Executor:
             return
         run = self._runs[key] = _Run(*key, self._directory(*key))
         try:
-            run.directory.create(order.spec.script)
+            launch = self._preparation.at_once(order, run.directory)
         except OSError as error:
-            text = f"cannot prepare the run: {error.strerror}: {error.filename}"
-            run.task = self._spawn(self._bury(run, EndReason.NEVER_STARTED, text))
+            run.task = self._spawn(self._bury(run, EndReason.NEVER_STARTED, _unprepared(error)))
             return
-        if order.spec.environment is not None:
-            self._hand_over(run, order, order.spec.environment, lease_deadline)
-        elif (known := self._login.known()) is not None:
-            self._hand_over(run, order, known, lease_deadline)
+        if launch is None:
+            run.task = self._spawn(self._launch_prepared(run, order, lease_deadline))
         else:
-            run.task = self._spawn(self._launch_from_login(run, order, lease_deadline))
+            self._hand_over(run, launch, lease_deadline)
 
     def stop(self, uid: AttemptUid, rank: int, kind: StopKind, grace_seconds: float) -> bool:
         """Ends a rank: SIGTERM to its tree, SIGKILL after the grace. False if no such rank is held here.
@@ -122,7 +121,7 @@ class Executor:
             return False
         if run.event.phase is RankPhase.ENDED:
             return True
-        if run.task is not None and run.link is None and not run.heard:  # still reading the login environment
+        if run.task is not None and run.link is None and not run.heard:  # still being prepared
             run.task.cancel()
             self._ended(run, EndReason.NEVER_STARTED, "", kind)
             return True
@@ -196,26 +195,23 @@ class Executor:
 
     # ---------------------------------------------------------------- launching
 
-    async def _launch_from_login(self, run: _Run, order: RunOrder, lease_deadline: float | None) -> None:
-        environment = await self._login.environment()
-        run.task = None
-        self._hand_over(run, order, environment, lease_deadline)
+    async def _launch_prepared(self, run: _Run, order: RunOrder, lease_deadline: float | None) -> None:
+        try:
+            launch = await self._preparation.launch(order, run.directory)
+        except AccountRefused as refused:
+            run.task = None
+            self._ended(run, EndReason.NEVER_STARTED, f"{order.ranks[order.rank].node} {refused}")
+        except OSError as error:
+            await self._bury(run, EndReason.NEVER_STARTED, _unprepared(error))
+        except Exception as error:
+            logger.exception("launch.unprepared run=%s", run.directory.path.name)
+            text = f"the agent failed to prepare this: {type(error).__name__}"
+            await self._bury(run, EndReason.LAUNCH_FAILED, text)
+        else:
+            run.task = None
+            self._hand_over(run, launch, lease_deadline)
 
-    def _hand_over(self, run: _Run, order: RunOrder, base: Mapping[str, str], lease_deadline: float | None) -> None:
-        spec, directory = order.spec, run.directory
-        cwd = spec.cwd or pwd.getpwuid(os.getuid()).pw_dir
-        launch = {
-            "run_dir": str(directory.path),
-            "boot_id": self._boot_id,
-            "argv": [*([str(directory.script)] if spec.script is not None else []), *spec.command],
-            "env": build(order, base, cwd),
-            "kept": list(granted(order, cwd)),
-            "cwd": cwd,
-            "setup": setup_steps(spec),
-            "time_limit_seconds": order.job.time_limit_seconds,
-            "grace_seconds": order.job.grace_seconds,
-            "lease": lease_deadline,
-        }
+    def _hand_over(self, run: _Run, launch: dict[str, Any], lease_deadline: float | None) -> None:
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -223,7 +219,7 @@ class Executor:
             return
         self._launcher.send(theirs)
         self._connect(run, ours)
-        self._tell(run, launch)
+        self._tell(run, launch | {"lease": lease_deadline})
 
     def _connect(self, run: _Run, sock: socket.socket) -> None:
         def on_line(line: bytes) -> None:
@@ -384,6 +380,10 @@ class Executor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _unprepared(error: OSError) -> str:
+    return f"cannot prepare the run: {error.strerror}: {error.filename}"
 
 
 def _remove_all(directories: Iterable[RunDir]) -> None:

@@ -1,27 +1,36 @@
-"""The environment of the account's login shell on this machine, for jobs that came without one."""
+"""The environment of an account's login shell on this machine, for jobs that came without one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import pwd
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
+
+from agent.accounts import Account, own_account
 
 logger = logging.getLogger(__name__)
 
 LOGIN_SECONDS = 20.0  # a profile that waits for a dead file server or asks a question must not hold up the job for ever
 LOGIN_KEPT_SECONDS = 300.0  # a login shell takes 10 to 500 ms; a changed profile counts a few minutes later
 _MARKER = r"\0gpuq-environment\0"  # as printf takes it
+_MAX_OUTPUT = 4 << 20  # bytes that are read: twice what the kernel takes of an environment
+# A login shell starts at home, which root may not be let into (NFS): so that is gone to in the account.
+_GO_HOME = 'cd "$HOME" 2>/dev/null; exec "$@"'
 
 
 class Login:
-    """The login environment, read when it is first asked for, and again when it is LOGIN_KEPT_SECONDS old."""
+    """The login environment, read when it is first asked for, and again when it is LOGIN_KEPT_SECONDS old.
 
-    def __init__(self) -> None:
+    account: whose; None is this process' own.
+    """
+
+    def __init__(self, account: Account | None = None) -> None:
+        self._account = account
         self._kept: tuple[float, dict[str, str]] | None = None  # until when, and what
         self._lock = asyncio.Lock()
 
@@ -34,37 +43,36 @@ class Login:
         async with self._lock:
             known = self.known()
             if known is None:
-                until, known = time.monotonic() + LOGIN_KEPT_SECONDS, await login_environment()
+                until, known = time.monotonic() + LOGIN_KEPT_SECONDS, await login_environment(self._account)
                 self._kept = until, known
             return known
 
 
-async def login_environment() -> dict[str, str]:
-    """What the account's login shell on this machine exports; a minimal environment if it fails or takes too long."""
-    account = pwd.getpwuid(os.getuid())
-    home = account.pw_dir if Path(account.pw_dir).is_dir() else "/"
-    known = Path(account.pw_shell).name in ("bash", "zsh", "ksh", "dash", "sh")  # csh has no -l -c, nologin no -c
-    shell = account.pw_shell if known else "/bin/sh"
-    minimal = {
-        "HOME": account.pw_dir,
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-        "SHELL": shell,
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    }
+async def login_environment(other: Account | None = None) -> dict[str, str]:
+    """What the account's login shell on this machine exports; a minimal environment if it fails or takes too long.
+
+    other: another account than this process' own, which only root may take.
+    """
+    account = other or own_account()
+    known = Path(account.shell).name in ("bash", "zsh", "ksh", "dash", "sh")  # csh has no -l -c, nologin no -c
+    shell = account.shell if known else "/bin/sh"
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    minimal = {**account.variables, "SHELL": shell, "PATH": path}
+    taken: dict[str, Any] = {}
+    if other is not None:
+        taken = {"user": other.uid, "group": other.gid, "extra_groups": other.groups}
     # Not a pipe: what a profile leaves running in the background would keep it open.
     output = os.memfd_create("gpuq-login")
     try:
         process = await asyncio.create_subprocess_exec(
-            shell,
-            "-lc",
-            f"printf '{_MARKER}'; exec env -0",
+            *("/bin/sh", "-c", _GO_HOME, "sh", shell, "-lc", f"printf '{_MARKER}'; exec env -0"),
             env=minimal,
-            cwd=home,
+            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            **taken,
         )
         try:
             await asyncio.wait_for(process.wait(), LOGIN_SECONDS)
@@ -73,7 +81,9 @@ async def login_environment() -> dict[str, str]:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         # A profile may print what it likes: only what follows the mark counts.
-        _, mark, found = os.pread(output, os.fstat(output).st_size, 0).rpartition(b"\0gpuq-environment\0")
+        size = os.fstat(output).st_size
+        written = os.pread(output, _MAX_OUTPUT, max(0, size - _MAX_OUTPUT))
+        _, mark, found = written.rpartition(b"\0gpuq-environment\0")
     except (OSError, asyncio.TimeoutError) as error:
         logger.warning("login.failed shell=%s error=%r", shell, error)
         return minimal

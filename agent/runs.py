@@ -3,6 +3,7 @@
 STATE/runs/UID.RANK/   supervisor  traces  log  sock  exit.json  job/script
 
 The script lies below a directory of its own: 'rm -rf "$(dirname "$0")"' at the end of a job is to delete nothing else.
+That of a job in another account lies in SCRIPTS, since nothing of STATE may be entered but by the agent's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gpuq.codec import decode
 from gpuq.errors import InvalidRequest
 from gpuq.model import AttemptUid, EndReason, ExitRecord, RankPhase
 
+SCRIPTS = Path("/var/lib/gpuq-scripts")  # may be entered, not listed; each script is its account's alone
 _BARRED = "barred"
 # The end last: half a run never misleads.
 _FILES = ("log", "job/script", "sock", "exit.tmp", "traces", "supervisor", "exit.json")
@@ -69,6 +71,11 @@ class RunDir:
         return self.path / "job" / "script"
 
     @property
+    def handed_script(self) -> Path:
+        """Where the script is if the job runs in another account."""
+        return SCRIPTS / self.path.name
+
+    @property
     def sock(self) -> Path:
         return self.path / "sock"
 
@@ -77,9 +84,14 @@ class RunDir:
         self.path.mkdir(mode=0o700)
         if script is not None:
             self.script.parent.mkdir(mode=0o700)
-            fd = os.open(self.script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
-            with os.fdopen(fd, "wb") as file:
-                file.write(script.encode(errors="surrogateescape"))
+            _write_script(self.script, script, -1)
+
+    def hand_script(self, script: str, uid: int) -> None:
+        """Makes the script of a job that runs in the account of this uid. Raises OSError."""
+        if not SCRIPTS.is_dir():
+            SCRIPTS.mkdir(exist_ok=True)
+            SCRIPTS.chmod(0o711)  # whatever the umask is
+        _write_script(self.handed_script, script, uid)
 
     def connect(self) -> socket.socket | None:
         """A connection to the run's supervisor, or None if it cannot be reached now."""
@@ -149,15 +161,22 @@ class RunDir:
 
     def remove(self) -> None:
         """Deletes it, as far as it can be deleted."""
-        for name in _FILES:
+        for path in (*(f"{self.path}/{name}" for name in _FILES), f"{SCRIPTS}/{self.path.name}"):
             with contextlib.suppress(OSError):
-                os.unlink(f"{self.path}/{name}")  # noqa: PTH108 -- half the time of a Path, and there are many
+                os.unlink(path)  # noqa: PTH108 -- half the time of a Path, and there are many
         try:
             with contextlib.suppress(FileNotFoundError):
                 self.script.parent.rmdir()
             self.path.rmdir()
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)  # the job has put something there
+
+
+def _write_script(path: Path, text: str, uid: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+    with os.fdopen(fd, "wb") as file:
+        file.write(text.encode(errors="surrogateescape"))
+        os.fchown(fd, uid, -1)
 
 
 def existing(runs: Path) -> Iterator[tuple[AttemptUid, int, RunDir]]:

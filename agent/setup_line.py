@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 
 _SHELL_KEEPS = ("_", "SHLVL", "PWD", "OLDPWD")  # what a shell sets by itself: not a change made by a line
+_MOST = 4 << 20  # bytes; no program can be started with more than 2 MiB, and a line may write what it likes
 # Runs $1 in this shell, then writes its environment to the open file $3. `|| exit` right after eval would turn off the
 # `set -e` of a line that asks for it.
 _RUN = """eval "$1"; gpuq_status=$?
@@ -25,7 +26,7 @@ def setup_command(line: str, dump: int) -> list[str]:
 
 def environment_after(env: dict[str, str], dump: int) -> dict[str, str]:
     """env as a line has left it; as it was if the line left its shell by `exit 0`."""
-    found = os.pread(dump, os.fstat(dump).st_size, 0).decode(errors="surrogateescape")
+    found = os.pread(dump, min(os.fstat(dump).st_size, _MOST), 0).decode(errors="surrogateescape")
     if not found:
         return env
     pairs = (item.partition("=") for item in found.split("\0"))

@@ -27,7 +27,7 @@ import time
 from typing import Any
 
 from agent.process_tree import terminate_tree
-from agent.program import become, spawn, why_not
+from agent.program import Account, become, spawn, why_not
 from agent.run_folder import RunFolder
 from agent.setup_line import environment_after, setup_command
 from agent.spool import Spool
@@ -84,6 +84,7 @@ class Supervisor:
         self.env: dict[str, str] = launch["env"]
         self.kept = {name: self.env[name] for name in launch["kept"] if name in self.env}
         self.cwd: str = launch["cwd"]
+        self.account: Account | None = launch["account"]  # None: this process' own
         self.setup: list[tuple[str, str]] = [(label, line) for label, line in launch["setup"]]
         self.time_limit: float | None = launch["time_limit_seconds"]
         self.grace: float = launch["grace_seconds"]
@@ -183,10 +184,7 @@ class Supervisor:
         if self.done:
             return
         if self.step == len(self.setup):
-            if self.lease is None:
-                self._spawn()
-            else:
-                self._fork(self.argv)
+            self._spawn() if self.lease is None and self.account is None else self._fork(self.argv)
             return
         label, line = self.setup[self.step]
         self.spool.note(f"setup {self.step + 1}/{len(self.setup)}: {label}")
@@ -213,7 +211,7 @@ class Supervisor:
             self._give_up("never_started", f"cannot start a process: {os.strerror(error.errno or 0)}")
             return
         if child == 0:
-            become(argv, self.env, self.cwd, self.spool.write_end, self.dump, self.pid, report)
+            become(argv, self.env, self.cwd, self.spool.write_end, self.dump, self.account, self.pid, report)
         os.close(report)
         self.child, self.child_name, self.child_since = child, argv[0], _boottime()
         self._leave_traces()

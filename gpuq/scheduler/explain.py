@@ -55,7 +55,7 @@ class Explainer:
         resources = _resources(self._view, self._rooms, request, self._policy)
         members = self._view.ready().get(request, ())
         head = next((job for job in members if startable(self._view, job)), None)
-        if head is None or resources.code in (WaitCode.NO_NODES, WaitCode.TOO_LARGE):
+        if head is None or resources.code in (WaitCode.NO_NODES, WaitCode.ACCOUNT, WaitCode.TOO_LARGE):
             line = _Line(resources, None, None)  # true of all who ask for this: nobody waits for who is ahead
         else:
             line = _Line(resources, head.rank_in_queue, WaitReason(WaitCode.BEHIND, f"behind {head.id}"))
@@ -96,23 +96,37 @@ def _resources(view: ClusterView, known: list[fit.Room], request: Request, polic
         return WaitReason(WaitCode.NO_NODES, "no node has joined yet")
     capable = [room for room in known if fit.fits(fit.empty(room, policy), request)]
     if not capable:
-        return WaitReason(WaitCode.TOO_LARGE, _too_large(known, request, policy))
+        return _never(known, request, policy)
     usable = [room for room in capable if not room.closed]
     if not usable:
         if not any(view.node_state(name) is NodeState.UP for name in view.nodes):
             return WaitReason(WaitCode.NO_NODES, "no node is up")
-        which = ", ".join(f"{room.name} {room.closed}" for room in capable[:3])
-        more = f" and {len(capable) - 3} more" if len(capable) > 3 else ""
-        return WaitReason(WaitCode.NO_NODES, f"no node that could run it takes work: {which}{more}")
+        which = _first_of([f"{room.name} {room.closed}" for room in capable])
+        return WaitReason(WaitCode.NO_NODES, f"no node that could run it takes work: {which}")
     if any(fit.fits(room, request) for room in usable):
         return WaitReason(WaitCode.PLACING, "starts with the next plan")
     return WaitReason(WaitCode.RESOURCES, _short(usable, request))
 
 
-def _too_large(known: list[fit.Room], request: Request, policy: Policy) -> str:
-    allowed = [room for room in known if not _excluded(room.name, request)]
+def _first_of(nodes: list[str]) -> str:
+    """What is said of each of some nodes, as far as a person wants to read it."""
+    return ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+
+
+def _never(known: list[fit.Room], request: Request, policy: Policy) -> WaitReason:
+    """Why no node present could run it even if nothing else ran there."""
+    allowed = [room for room in known if fit.allowed(room.name, request)]
     if not allowed:
-        return "none of the nodes it may run on has joined"
+        return WaitReason(WaitCode.TOO_LARGE, "none of the nodes it may run on has joined")
+    willing = [room for room in allowed if not room.inventory.accounts.refusal(request.account)]
+    if not willing:
+        which = _first_of([f"{room.name} {room.inventory.accounts.refusal(request.account)}" for room in allowed])
+        chosen = " it may run on" if len(allowed) < len(known) else ""
+        return WaitReason(WaitCode.ACCOUNT, f"no node{chosen} runs jobs of {request.account}: {which}")
+    return WaitReason(WaitCode.TOO_LARGE, _too_large(willing, request, policy))
+
+
+def _too_large(allowed: list[fit.Room], request: Request, policy: Policy) -> str:
     if request.gpus_per_node:
         most = max(len(fit.matching(fit.empty(room, policy), request)) for room in allowed)
         if most < request.gpus_per_node:
@@ -123,10 +137,6 @@ def _too_large(known: list[fit.Room], request: Request, policy: Policy) -> str:
     largest = max(allowed, key=lambda room: (room.inventory.cpus, room.inventory.memory_total_bytes))
     short = fit.shortfalls(fit.empty(largest, policy), request)
     return f"no node could ever run it: the largest, {largest.name}, " + " and ".join(short)
-
-
-def _excluded(name: NodeName, request: Request) -> bool:
-    return name in request.not_nodes or (bool(request.only_nodes) and name not in request.only_nodes)
 
 
 def _short(usable: list[fit.Room], request: Request) -> str:

@@ -95,7 +95,8 @@ def fits(room: Room, request: Request) -> bool:
     return (
         not room.closed
         and room.ranks > 0
-        and _allowed(room.name, request)
+        and allowed(room.name, request)
+        and not room.inventory.accounts.refusal(request.account)
         and (not request.gpus_per_node or len(matching(room, request)) >= request.gpus_per_node)
         and (not request.cpus or room.cpus >= request.cpus)
         and (not request.memory_bytes or room.memory_bytes >= request.memory_bytes)
@@ -105,8 +106,10 @@ def fits(room: Room, request: Request) -> bool:
 def shortfalls(room: Room, request: Request) -> list[str]:
     """What keeps the request off this node, in words with numbers; empty exactly when `fits`."""
     short = []
-    if not _allowed(room.name, request):
+    if not allowed(room.name, request):
         short.append("is not among the nodes asked for")
+    if refusal := room.inventory.accounts.refusal(request.account):
+        short.append(refusal)
     if room.closed:
         short.append(room.closed)
     have = len(matching(room, request))
@@ -128,7 +131,8 @@ def describe_gpus(request: Request, count: int) -> str:
     return kind + (f" with {format_size(request.gpu_memory_bytes)}" if request.gpu_memory_bytes else "")
 
 
-def _allowed(name: NodeName, request: Request) -> bool:
+def allowed(name: NodeName, request: Request) -> bool:
+    """Whether the request leaves it open to run on this node."""
     return name not in request.not_nodes and (not request.only_nodes or name in request.only_nodes)
 
 

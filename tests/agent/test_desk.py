@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from agent import daemon
+from agent.accounts import LocalAccounts
 from agent.actions import Accept
 from agent.desk import AgentDesk
 from agent.journal import Journal, JournalLost
+from gpuq.accounts import EVERYONES
 from gpuq.errors import Unavailable
 from gpuq.model import EndReason, RankPhase
 from gpuq.protocol import LogReply, LogShipment, SyncRequest
@@ -41,9 +43,9 @@ def state() -> Iterator[Path]:
 def play(state: Path, scene: Callable[[AgentDesk, Journal], Awaitable[None]]) -> None:
     async def main() -> None:
         journal = Journal(state / "journal", "boot1", time.time())
-        desk = AgentDesk(state, journal, Nobody())
+        desk = AgentDesk(state, journal, Nobody(), LocalAccounts(EVERYONES))
         try:
-            await desk.start(NODE, "boot1", None)
+            await desk.start(NODE, "boot1")
             await scene(desk, journal)
         finally:
             await desk.close()

@@ -11,6 +11,7 @@ from agent.actions import Accept, Action, Bar, Drop, Extend, Stop, Sweep
 from agent.directives import Directives
 from agent.holding import Held
 from agent.runs import RunEvent
+from gpuq.accounts import Accounts, JobsOf
 from gpuq.model import AttemptUid, EndReason, ExitRecord, OnLost, RankPhase, StopKind
 from gpuq.protocol import UNKNOWN_RANK, RankReport, RunOrder, SyncRequest
 from tests.agent.orders import NODE, exited, inventory, reply_to, run_order, stop_order, uid
@@ -96,7 +97,14 @@ def test_order_for_another_gpu_is_barred_with_both_names() -> None:
     assert (report.exit.reason, report.exit.text) == (EndReason.NEVER_STARTED, bar.text)
 
 
-@pytest.mark.parametrize("order", [run_order(gpus=(7,), gpu_uuids=("GPU-a",)), run_order(node="b2")])
+@pytest.mark.parametrize(
+    "order",
+    [
+        run_order(gpus=(7,), gpu_uuids=("GPU-a",)),
+        run_order(node="b2"),
+        *(run_order(name) for name in ("../../etc/x", "/etc/x", "", "..", "a" * 65, "a\0")),  # directories are named so
+    ],
+)
 def test_order_that_does_not_fit_this_machine_is_barred(order: RunOrder) -> None:
     d = fresh()
     d.set_inventory(inventory("GPU-a"), "h1")
@@ -105,10 +113,10 @@ def test_order_that_does_not_fit_this_machine_is_barred(order: RunOrder) -> None
 
 
 def test_agent_of_one_account_runs_only_its_owners_jobs() -> None:
-    d = Directives(NODE, "boot1", 1, (), only_user="bert")
+    d = Directives(NODE, "boot1", 1, (), accounts=Accounts(JobsOf.OWNER, "bert"))
     (action,) = exchange(d, run=(run_order(),))
     assert isinstance(action, Bar)
-    d = Directives(NODE, "boot1", 1, (), only_user="anna")
+    d = Directives(NODE, "boot1", 1, (), accounts=Accounts(JobsOf.OWNER, "anna"))
     (action,) = exchange(d, run=(run_order(),))
     assert isinstance(action, Accept)
 

@@ -21,7 +21,7 @@ def test_job_without_an_environment_gets_the_login_environment_of_its_account(tm
     async def scenario():
         asked = []
 
-        async def login():
+        async def login(account):
             asked.append(1)
             await asyncio.sleep(0.01)
             return {"PATH": PATH, "FROM_LOGIN": "1", "SSH_AUTH_SOCK": "x"}
@@ -46,7 +46,7 @@ def test_job_without_an_environment_gets_the_login_environment_of_its_account(tm
 
 def test_stop_while_the_login_environment_is_read_starts_nothing(tmp_path, monkeypatch):
     async def scenario():
-        async def login():
+        async def login(account):
             await asyncio.sleep(3600)
 
         monkeypatch.setattr(login_module, "login_environment", login)

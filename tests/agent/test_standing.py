@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.accounts import LocalAccounts
 from agent.desk import AgentDesk
 from agent.journal import Journal
 from agent.standing import OUTDONE_ANSWERS, Standing
+from gpuq.accounts import EVERYONES
 from gpuq.protocol import SyncReply
 from tests.agent.orders import NODE, reply_to, run_order
 from tests.agent.test_desk import Nobody
@@ -43,9 +45,9 @@ def test_agent_that_was_outdone_is_heard_again_and_stays_newer_after_a_restart(
 ) -> None:
     async def main() -> None:
         journal = Journal(tmp_path / "journal", "boot1", 1.0)
-        desk = AgentDesk(tmp_path, journal, Nobody())
+        desk = AgentDesk(tmp_path, journal, Nobody(), LocalAccounts(EVERYONES))
         try:
-            await desk.start(NODE, "boot1", None)
+            await desk.start(NODE, "boot1")
             for _ in range(OUTDONE_ANSWERS):
                 request = await desk.request(0.0)
                 await desk.answered(outdone(request.incarnation, request.sequence, 5_000_000), 0.0)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gpuq.model import Dependency, DependencyKind, JobId, NodeName, PutNode
+from gpuq.changes import PutNode
+from gpuq.model import Dependency, DependencyKind, JobId, NodeName
 from gpuq.scheduler import explain, shortfalls
 from gpuq.states import NodeState
 from gpuq.view import Policy

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from gpuq.changes import PutJob, PutNode
 from gpuq.cluster import Cluster
-from gpuq.model import Gpu, GpuHealth, JobId, NodeName, PutJob, PutNode, Request, WaitCode
+from gpuq.model import Gpu, GpuHealth, JobId, NodeName, Request, WaitCode
 from gpuq.scheduler import Explainer, plan, shortfalls
 from gpuq.scheduler.fit import empty, fits, rooms
 from gpuq.scheduler.fit import shortfalls as short_of

@@ -1,0 +1,77 @@
+"""What comes before a rank is handed to the launcher: its folder, its account, its script, its environment.
+
+The account of a job is looked up at the last moment, for each job anew: one that was taken away since runs no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.accounts import Account, LocalAccounts, own_account
+from agent.environment import build, granted, setup_steps
+from agent.login import Login
+from agent.runs import RunDir
+from gpuq.accounts import EVERYONES
+from gpuq.protocol import RunOrder
+
+
+class Preparation:
+    """Makes what a supervisor is told to run, but for the lease; see supervisor.py for what it reads of that."""
+
+    def __init__(self, boot_id: str, accounts: LocalAccounts | None) -> None:
+        """accounts: without it all jobs run in the agent's account."""
+        self._boot_id = boot_id
+        self._accounts = accounts or LocalAccounts(EVERYONES)
+        self._logins: dict[Account | None, Login] = {}
+
+    def at_once(self, order: RunOrder, directory: RunDir) -> dict[str, Any] | None:
+        """Makes the directory; gives the launch if that needs no wait, else None: then `launch` does.
+
+        Raises OSError.
+        """
+        if not self._accounts.runs_as_agent(order.job.user):
+            directory.create(None)
+            return None
+        directory.create(order.spec.script)
+        base = order.spec.environment
+        if base is None and (base := self._login(None).known()) is None:
+            return None
+        return self._launch(order, directory, base, None)
+
+    async def launch(self, order: RunOrder, directory: RunDir) -> dict[str, Any]:
+        """The launch of a rank whose directory was made. Raises AccountRefused, OSError."""
+        account = None
+        if not self._accounts.runs_as_agent(order.job.user):
+            account = await self._accounts.account(order.job.user)
+            if order.spec.script is not None:
+                directory.hand_script(order.spec.script, account.uid)
+        base = order.spec.environment
+        if base is None:
+            base = await self._login(account).environment()
+        return self._launch(order, directory, base, account)
+
+    def _login(self, account: Account | None) -> Login:
+        return self._logins.setdefault(account, Login(account))
+
+    def _launch(
+        self, order: RunOrder, directory: RunDir, base: Mapping[str, str], account: Account | None
+    ) -> dict[str, Any]:
+        spec = order.spec
+        cwd = spec.cwd or (account or own_account()).home
+        argv = list(spec.command)
+        if spec.script is not None:
+            argv.insert(0, str(directory.script if account is None else directory.handed_script))
+        return {
+            "run_dir": str(directory.path),
+            "boot_id": self._boot_id,
+            "argv": argv,
+            # Who somebody is differs between machines: the submitter's HOME is not the account's here.
+            "env": build(order, base if account is None else {**base, **account.variables}, cwd),
+            "kept": list(granted(order, cwd)),
+            "cwd": cwd,
+            "account": account and (account.uid, account.gid, account.groups),
+            "setup": setup_steps(spec),
+            "time_limit_seconds": order.job.time_limit_seconds,
+            "grace_seconds": order.job.grace_seconds,
+        }
