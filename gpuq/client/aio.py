@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import httpx
-
-from gpuq.client.connection import CONNECT_SECONDS, parse_url
-from gpuq.client.tls import pinned
+from gpuq.client.transport import Transport
 from gpuq.codec import decode, encode
-from gpuq.errors import GpuqError, Unavailable, Unreachable, from_json
+from gpuq.errors import GpuqError, Unavailable
 from gpuq.protocol import LogReply, LogShipment, SyncReply, SyncRequest
-from gpuq.wire import API_PREFIX, PROTOCOL, PROTOCOL_HEADER, TLS_NAME
+from gpuq.wire import API_PREFIX
 
 T = TypeVar("T")
 
-# httpcore asks for sniffio, which is not packed, several times a request, and each time Python searches the disk for
-# it: a quarter of a request's processor time. This is how Python itself notes that there is no such module.
-sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
-
 ANSWER_SECONDS = 20.0  # beyond what a sync asks the controller to wait; later, the agent had better ask afresh
 KEPT_CONNECTIONS = 3  # a held poll, a sync with news beside it, a log shipment
-IDLE_SECONDS = 60.0  # several polls: an idle agent then never sets up TLS again
 
 
 class AgentClient:
@@ -35,66 +25,25 @@ class AgentClient:
     """
 
     def __init__(self, url: str, token: str, ca_pem: str) -> None:
-        address = parse_url(url)
-        self._url = address.url
-        self._base = httpx.URL(f"{address.url}{API_PREFIX}")
-        self._headers = {
-            "host": self._base.netloc.decode(),
-            "authorization": f"Bearer {token}",
-            PROTOCOL_HEADER: str(PROTOCOL),
-        }
-        # The transport, not AsyncClient: without redirects, cookies and authentication flows, of which there are none
-        # here, a request takes 0.15 ms less processor time, and an agent with short jobs makes 200 a second. Nor does
-        # it know of proxies, whatever a shell profile says.
-        self._http = httpx.AsyncHTTPTransport(
-            verify=pinned(ca_pem),
-            limits=httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
-        )
+        self._transport = Transport(url, token, ca_pem, KEPT_CONNECTIONS)
 
     async def sync(self, request: SyncRequest) -> SyncReply:
         content = json.dumps(encode(request), separators=(",", ":")).encode()
-        headers = {"content-type": "application/json"}
-        answer = await self._post("/agent/sync", content, headers, request.wait_seconds + ANSWER_SECONDS)
-        return _decoded(SyncReply, answer)
+        return await self._post(SyncReply, "sync", request.wait_seconds + ANSWER_SECONDS, content, "application/json")
 
     async def ship_logs(self, shipment: LogShipment, body: bytes) -> LogReply:
         """body: the bytes of the shipment's chunks, one after the other."""
         header = json.dumps(encode(shipment), separators=(",", ":")).encode()
-        headers = {"content-type": "application/octet-stream"}
-        answer = await self._post("/agent/logs", b"".join((header, b"\n", body)), headers, ANSWER_SECONDS)
-        return _decoded(LogReply, answer)
+        content = b"".join((header, b"\n", body))
+        return await self._post(LogReply, "logs", ANSWER_SECONDS, content, "application/octet-stream")
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._transport.close()
 
-    async def _post(self, path: str, content: bytes, headers: Mapping[str, str], timeout: float) -> Any:
-        """The JSON of the answer."""
-        timeouts = httpx.Timeout(timeout, connect=CONNECT_SECONDS)
-        request = httpx.Request(
-            "POST",
-            self._base.copy_with(raw_path=f"{API_PREFIX}{path}".encode()),
-            headers={**self._headers, **headers},
-            content=content,
-            extensions={"sni_hostname": TLS_NAME, "timeout": timeouts.as_dict()},  # also the name that is verified
-        )
+    async def _post(self, cls: type[T], route: str, timeout: float, content: bytes, kind: str) -> T:
+        target = f"{API_PREFIX}/agent/{route}"
+        body = await self._transport.ask("POST", target, timeout, content, {"content-type": kind})
         try:
-            answer = await self._http.handle_async_request(request)
-            await answer.aread()
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Unreachable(f"cannot reach the controller at {self._url}: {str(error) or 'no answer'}") from error
-        except httpx.RequestError as error:
-            raise Unavailable(f"lost the controller at {self._url}: {str(error) or type(error).__name__}") from error
-        try:
-            body = answer.json()
-        except ValueError:
-            body = None
-        if answer.status_code >= 400:
-            raise from_json(answer.status_code, body)
-        return body
-
-
-def _decoded(cls: type[T], body: object) -> T:
-    try:
-        return decode(cls, body)
-    except GpuqError as error:
-        raise Unavailable(f"the controller's answer cannot be read: {error.message}") from error
+            return decode(cls, body)
+        except GpuqError as error:
+            raise Unavailable(f"the controller's answer cannot be read: {error.message}") from error

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from gpuq.client.tls import Impostor
 from gpuq.errors import InvalidRequest, Unreachable
 from gpuq.wire import TLS_NAME
 
@@ -174,7 +175,7 @@ def _connect(address: Address, context: ssl.SSLContext) -> ssl.SSLSocket:
         return context.wrap_socket(raw, server_hostname=TLS_NAME)
     except ssl.SSLCertVerificationError as error:
         raw.close()
-        raise Unreachable(
+        raise Impostor(
             f"{address.url} is not the controller this token is for ({error.verify_message})",
             "nothing was sent; is the address right?",
         ) from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpuq.client.connection import Closed, Connection, Head, Lost, parse_url
-from gpuq.client.tls import fingerprint, pinned, unverified
+from gpuq.client.tls import Impostor, fingerprint, pinned, unverified
 from gpuq.errors import GpuqError, InvalidRequest, NoSpace, Unavailable, Unreachable, from_json
 from gpuq.wire import API_PREFIX, PROTOCOL, PROTOCOL_HEADER, REQUEST_ID_HEADER
 
@@ -88,7 +88,7 @@ class Client:
         """
         connection = Connection(self._address, self._context)
         try:
-            connection.send("GET", _target(path, params), self._headers, None)
+            connection.send("GET", target_of(path, params), self._headers, None)
             head = connection.read_head(silence)
             if head.status >= 400:
                 raise _failure(_collect(connection, head, silence))
@@ -126,7 +126,7 @@ class Client:
         patience: float,
     ) -> Answer:
         """Repeats one request until there is an answer, for as long as `patience` from the first trouble."""
-        target = _target(path, params)
+        target = target_of(path, params)
         give_up_at: float | None = None
         pause = FIRST_PAUSE_SECONDS
         trouble: GpuqError
@@ -203,7 +203,7 @@ def fetch_ca(url: str, sha256_hex: str) -> str:
     except ValueError:
         matches = False
     if not matches:
-        raise Unreachable(
+        raise Impostor(
             f"{address.url} is not the controller this token is for (its CA is another)",
             "the token was not sent; is the address right?",
         )
@@ -216,7 +216,8 @@ def quote(text: str, keep: str = "") -> str:
     return "".join(chr(byte) if byte in kept else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
 
 
-def _target(path: str, params: Params | None) -> str:
+def target_of(path: str, params: Params | None) -> str:
+    """What a request line names: path and params below /api/v1, escaped."""
     pairs = []
     for name, value in (params or {}).items():
         if value is not None:

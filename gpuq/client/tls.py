@@ -7,6 +7,12 @@ from hashlib import sha256
 
 from gpuq.errors import NotAuthenticated, Unreachable
 
+_LONGEST_TOKEN = 512  # characters; the controller looks at no longer one
+
+
+class Impostor(Unreachable):
+    """What answers is not the controller the token is for. Unlike one that does not answer, it never will be."""
+
 
 def pinned(ca_pem: str) -> ssl.SSLContext:
     """A context that accepts servers certified by this CA and no other; pass server_hostname=TLS_NAME when wrapping."""
@@ -35,6 +41,7 @@ def fingerprint(ca_pem: str) -> str:
 def fingerprint_in(token: str) -> str:
     """The CA fingerprint a token carries as its last part; raises NotAuthenticated if this is no token of gpuq's."""
     start, _, digest = token.rpartition("_")
-    if not start.startswith("gpuq_") or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+    is_word = token.isascii() and token.isprintable() and " " not in token and len(token) <= _LONGEST_TOKEN
+    if not (is_word and start.startswith("gpuq_") and len(digest) == 64 and set(digest) <= set("0123456789abcdef")):
         raise NotAuthenticated("this is not a gpuq token", "it begins with gpuq_ and ends in 64 hex digits; is it cut?")
     return digest

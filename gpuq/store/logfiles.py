@@ -18,6 +18,8 @@ from pathlib import Path
 
 from gpuq.errors import InvalidRequest, Unavailable
 from gpuq.model import AttemptUid
+from gpuq.store import logsearch
+from gpuq.store.logsearch import Found, Wanted
 
 _UID = re.compile(r"[0-9a-f]{8,64}")  # also what keeps a uid from being a path
 _MAX_RANK = 1 << 20
@@ -105,6 +107,20 @@ class LogFiles:
                         return start + at + 1
                 position = start
         return floor
+
+    def search(self, log: Log, wanted: Wanted, start: int) -> Found:
+        """Lines with a text among those that begin at `start` or later."""
+        if not (size := self.size(log)):
+            return Found([], 0, done=True)
+        with _opened_to_read(self._path(log)) as fd:
+            return logsearch.forwards(fd, size, wanted, start)
+
+    def search_back(self, log: Log, wanted: Wanted, before: int) -> Found:
+        """Lines with a text among those that begin before an offset, the last of them first."""
+        if not (size := self.size(log)):
+            return Found([], 0, done=True)
+        with _opened_to_read(self._path(log)) as fd:
+            return logsearch.backwards(fd, size, wanted, before)
 
     def _path(self, log: Log) -> Path:
         uid, rank = log

@@ -9,33 +9,35 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from gpuq.model import (
-    Attempt,
-    AttemptUid,
+from gpuq.changes import (
     Change,
-    Job,
-    JobId,
-    JobSpec,
-    Node,
-    NodeName,
+    DropNode,
     PutAttempt,
     PutJob,
     PutNode,
     PutReply,
+    PutSettings,
     PutSpec,
+    PutToken,
+    PutUser,
 )
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, User
+from gpuq.settings import Settings
 from gpuq.states import FINAL, JobState
 from tests.simulation.clock import Clock
 
 
 @dataclass
 class Disk:
-    """What is durable. Implements service.controller.Lookup, and the snapshot that Cluster.load reads."""
+    """What is durable. Implements service.records.Lookup, and the snapshot that Cluster.load reads."""
 
     all_jobs: dict[JobId, Job] = field(default_factory=dict)
     specs: dict[JobId, JobSpec] = field(default_factory=dict)
     all_attempts: dict[AttemptUid, Attempt] = field(default_factory=dict)
     all_nodes: dict[NodeName, Node] = field(default_factory=dict)
+    all_users: dict[str, User] = field(default_factory=dict)
+    all_tokens: dict[str, PutToken] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
     replies: dict[str, str] = field(default_factory=dict)
     next_number: int = 1
     last_seq: int = 0
@@ -53,6 +55,14 @@ class Disk:
                     self.all_attempts[attempt.uid] = attempt
                 case PutNode(node):
                     self.all_nodes[node.name] = node
+                case DropNode(name):
+                    self.all_nodes.pop(name, None)
+                case PutUser(user):
+                    self.all_users[user.name] = user
+                case PutToken():
+                    self.all_tokens[change.id] = change
+                case PutSettings(settings):
+                    self.settings = settings
                 case PutReply(id, _, _, body):
                     self.replies[id] = body
                 case _:
@@ -82,6 +92,14 @@ class Disk:
     @property
     def nodes(self) -> list[Node]:
         return list(self.all_nodes.values())
+
+    @property
+    def users(self) -> list[User]:
+        return list(self.all_users.values())
+
+    @property
+    def tokens(self) -> list[PutToken]:
+        return [token for token in self.all_tokens.values() if token.revoked_at is None]
 
     @property
     def element_counts(self) -> dict[JobId, dict[JobState, int]]:

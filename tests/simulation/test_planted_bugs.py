@@ -10,7 +10,8 @@ import pytest
 
 from agent.actions import Accept, Action
 from agent.directives import Directives
-from gpuq.model import Attempt, AttemptUid, EndReason, Job, OnLost, PutJob, RankPhase, StopKind
+from gpuq.changes import PutJob
+from gpuq.model import Attempt, AttemptUid, EndReason, Job, OnLost, RankPhase, StopKind
 from gpuq.service import commit, execution, tick
 from gpuq.service.draft import Draft
 from gpuq.states import JobState

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpuq.changes import PutNode
 from gpuq.errors import GpuqError, Unavailable
-from gpuq.model import Dependency, DependencyKind, JobId, Node, NodeName, OnLost, PutNode
+from gpuq.model import Dependency, DependencyKind, JobId, Node, NodeName, OnLost
 from gpuq.protocol import Selection, Submission, SyncReply, SyncRequest
 from gpuq.service.commands import Actor, Cancel, Cordon, Hold, Release, Requeue, Submit, Uncordon, UserCommand
 from gpuq.service.controller import Controller
