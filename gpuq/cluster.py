@@ -1,8 +1,9 @@
 """The scheduling state in memory: applies changes, answers as a ClusterView.
 
-It holds what decisions need and nothing else: jobs that have not ended, live attempts, nodes. Everything beyond the
-records themselves (who holds which GPU, who waits for whom, what is ready) is an index derived from them here, so
-there is no second truth to disagree with: `Cluster.load(store.load()) == cluster` after any sequence of changes.
+It holds what decisions need and nothing else: jobs that have not ended, live attempts, nodes, users, tokens that were
+not revoked, and the settings. Everything beyond the records themselves (who holds which GPU, who waits for whom, what
+is ready) is an index derived from them here, so there is no second truth to disagree with:
+`Cluster.load(store.load()) == cluster` after any sequence of changes.
 """
 
 from __future__ import annotations
@@ -12,20 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
-from gpuq.model import (
-    Attempt,
-    AttemptUid,
-    Change,
-    GpuHealth,
-    Job,
-    JobId,
-    Node,
-    NodeName,
-    PutAttempt,
-    PutJob,
-    PutNode,
-    Request,
-)
+from gpuq.changes import Change, DropNode, PutAttempt, PutJob, PutNode, PutSettings, PutToken, PutUser
+from gpuq.model import Attempt, AttemptUid, GpuHealth, Job, JobId, Node, NodeName, Request, User
+from gpuq.settings import Settings
 from gpuq.states import ACTIVE, FINAL, JobState, NodeState
 
 _Key = tuple[tuple[int, int, int], JobId]
@@ -51,6 +41,12 @@ class Snapshot(Protocol):
     @property
     def nodes(self) -> Iterable[Node]: ...
     @property
+    def users(self) -> Iterable[User]: ...
+    @property
+    def tokens(self) -> Iterable[PutToken]: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
     def next_number(self) -> int: ...
     @property
     def last_seq(self) -> int: ...
@@ -64,8 +60,11 @@ class Cluster:
     def __init__(self, volatile: Volatile) -> None:
         self.volatile = volatile
         self.next_number = 1
+        self.settings = Settings()
         self._jobs: dict[JobId, Job] = {}
         self._nodes: dict[NodeName, Node] = {}
+        self._users: dict[str, User] = {}
+        self._tokens: dict[str, PutToken] = {}
         self._attempts: dict[AttemptUid, Attempt] = {}
         self._attempt_of: dict[JobId, AttemptUid] = {}
         self._on_node: dict[NodeName, dict[AttemptUid, None]] = {}
@@ -85,7 +84,10 @@ class Cluster:
             cluster._put_job(job)
         for attempt in snapshot.attempts:
             cluster._put_attempt(attempt)
+        cluster._users = {user.name: user for user in snapshot.users}
+        cluster._tokens = {token.id: token for token in snapshot.tokens}
         cluster._made = {id: dict(counts) for id, counts in snapshot.element_counts.items()}
+        cluster.settings = snapshot.settings
         cluster.next_number = snapshot.next_number
         return cluster
 
@@ -100,7 +102,8 @@ class Cluster:
         made = {id: {s: n for s, n in counts.items() if n} for id, counts in self._made.items()}
         made = {id: counts for id, counts in made.items() if counts}
         ready = {request: group for request, group in self._ready.items() if group}
-        return self._jobs, self._nodes, self._attempts, made, self.next_number, ready
+        set_by_admins = self._users, self._tokens, self.settings
+        return self._jobs, self._nodes, self._attempts, made, self.next_number, ready, set_by_admins
 
     # ------------------------------------------------------------ applying
 
@@ -112,6 +115,14 @@ class Cluster:
                 self._put_attempt(change.attempt)
             elif isinstance(change, PutNode):
                 self._put_node(change.node)
+            elif isinstance(change, DropNode):
+                self._drop_node(change.name)
+            elif isinstance(change, PutUser):
+                self._users[change.user.name] = change.user
+            elif isinstance(change, PutToken):
+                self._put_token(change)
+            elif isinstance(change, PutSettings):
+                self.settings = change.settings
 
     def _put_job(self, job: Job) -> None:
         old = self._jobs.get(job.id)
@@ -183,6 +194,17 @@ class Cluster:
         self._nodes[node.name] = node
         self._free.pop(node.name, None)
 
+    def _drop_node(self, name: NodeName) -> None:
+        self._nodes.pop(name, None)
+        self._on_node.pop(name, None)
+        self._free.pop(name, None)
+
+    def _put_token(self, token: PutToken) -> None:
+        if token.revoked_at is None:
+            self._tokens[token.id] = token
+        else:
+            self._tokens.pop(token.id, None)
+
     @contextmanager
     def as_if(self, job: Job) -> Iterator[None]:
         """Inside, the cluster answers as if this new job had been submitted; nothing else may happen meanwhile."""
@@ -200,6 +222,14 @@ class Cluster:
     @property
     def nodes(self) -> Mapping[NodeName, Node]:
         return self._nodes
+
+    @property
+    def users(self) -> Mapping[str, User]:
+        return self._users
+
+    @property
+    def tokens(self) -> Mapping[str, PutToken]:
+        return self._tokens
 
     def live_jobs(self) -> Iterable[Job]:
         return self._jobs.values()

@@ -4,7 +4,7 @@ Homes: GPUQ_HOME holds everything when set; otherwise state is in $XDG_STATE_HOM
 config.toml in $XDG_CONFIG_HOME/gpuq (~/.config/gpuq). Daemons keep theirs apart for each machine, in
 hosts/MACHINE-ID/controller and .../agent, because home directories are shared over NFS.
 
-config.toml:
+config.toml, which `gpuq login` writes and a person may:
 
     context = "lab"                     # which one is used; may be left out if there is one only
     [contexts.lab]
@@ -99,18 +99,27 @@ def remember_home(home: str, environ: Mapping[str, str] = os.environ) -> None:
         os.unlink(pointer)
 
 
-def resolve(url: str | None = None, token: str | None = None, environ: Mapping[str, str] = os.environ) -> Context:
+def resolve(
+    url: str | None = None,
+    token: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    context: str | None = None,
+) -> Context:
     """The controller to talk to: the arguments, else GPUQ_URL and GPUQ_TOKEN, else config.toml, else the local one.
 
     A token alone goes with the address of the next source. An address alone takes the token of a later source that
     names the same address. (Mixing is safe: a token names its CA, and is only ever sent to a controller of that CA.)
+    context names one of config.toml's, which then goes before all but the arguments.
     """
+    if context is not None and url is None:
+        named = _named(settings(environ), context, environ)
+        return named if token is None else Context(named.url, token.strip(), kept_ca(token, environ), named.origin)
     origin = "--controller" if url else "GPUQ_URL"
     url = url or environ.get("GPUQ_URL") or None
     token = token or environ.get("GPUQ_TOKEN") or None
     if url and token:
         return Context(url, token.strip(), kept_ca(token, environ), origin)
-    for source in (_logged_in, _local):
+    for source in (_chosen, _local):
         found = source(environ)
         if found and token:
             return Context(found.url, token.strip(), kept_ca(token, environ), found.origin)
@@ -118,7 +127,7 @@ def resolve(url: str | None = None, token: str | None = None, environ: Mapping[s
             return found
     if url:
         raise NotAuthenticated(f"no token for {url}", "give --token or set GPUQ_TOKEN")
-    raise Unreachable("no controller known", "start one with `gpuq up`, or give --controller")
+    raise Unreachable("no controller known", "start one with `gpuq up`, or log in to one: gpuq login URL")
 
 
 def keep_ca(ca_pem: str, sha256_hex: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -137,31 +146,61 @@ def _ca_path(sha256_hex: str, environ: Mapping[str, str]) -> str:
     return os.path.join(state_home(environ), "ca", f"{sha256_hex.replace('/', '')}.pem")
 
 
-def _logged_in(environ: Mapping[str, str]) -> Context | None:
-    """The context of config.toml, if there is one."""
-    directory = config_home(environ)
-    path = os.path.join(directory, "config.toml")
+class Settings(NamedTuple):
+    """What config.toml says. context is the name of the one to use, as far as that is clear."""
+
+    path: str
+    text: str
+    context: str | None
+    contexts: Mapping[str, Any]
+
+
+def settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Raises InvalidRequest if there is a config.toml and it cannot be used."""
+    path = os.path.join(config_home(environ), "config.toml")
     text = read_text(path)
-    if text is None:
-        return None
-    settings = _parse_toml(text, path)
-    contexts = settings.get("contexts", {})
-    name = settings.get("context")
-    if not isinstance(contexts, dict) or not contexts:
-        return None
+    if text is None and os.path.exists(path):  # taken for none, it would be written anew by the next login
+        raise InvalidRequest(f"{path} cannot be read", "is it yours, and text in UTF-8?")
+    return parse_settings(text or "", path)
+
+
+def parse_settings(text: str, path: str) -> Settings:
+    if not text:
+        return Settings(path, text, None, {})  # without a parser, which takes 4 ms to import
+    found = parse_toml(text, path)
+    contexts = found.get("contexts", {})
+    if not isinstance(contexts, dict) or not all(isinstance(each, dict) for each in contexts.values()):
+        raise InvalidRequest(f"{path}: contexts must be tables", "such as [contexts.lab]")
+    name = found.get("context")
     if name is None and len(contexts) == 1:
         (name,) = contexts
-    chosen = contexts.get(name)
-    if not isinstance(chosen, dict) or not isinstance(chosen.get("url"), str):
-        names = ", ".join(sorted(contexts))
+    return Settings(path, text, name if isinstance(name, str) else None, contexts)
+
+
+def _chosen(environ: Mapping[str, str]) -> Context | None:
+    """The context that GPUQ_CONTEXT names, else config.toml, if there is any."""
+    found, name = settings(environ), environ.get("GPUQ_CONTEXT") or None
+    return _named(found, name, environ) if name or found.contexts else None
+
+
+def _named(found: Settings, name: str | None, environ: Mapping[str, str]) -> Context:
+    """The context of this name; without one, that which is to be used."""
+    path, names = found.path, ", ".join(sorted(found.contexts))
+    if name is not None and name not in found.contexts:
+        raise InvalidRequest(
+            f"there is no context {name} in {path}", f"known: {names or 'none'}; gpuq login URL adds one"
+        )
+    name = name or found.context
+    chosen = found.contexts.get(name or "", {})
+    if name is None or not isinstance(chosen.get("url"), str):
         raise InvalidRequest(
             f"{path} does not say which context to use", f'write context = "NAME" on top (one of: {names})'
         )
-    token = _beside(directory, chosen.get("token_file"), f"the token of context {name}")
+    token = _beside(os.path.dirname(path), chosen.get("token_file"), f"the token of context {name}")
     if not token:
         raise NotAuthenticated(f"context {name} in {path} has no token_file", "give --token or set GPUQ_TOKEN")
-    ca_pem = _beside(directory, chosen.get("ca_file"), f"the CA of context {name}") or kept_ca(token, environ)
-    return Context(chosen["url"], token.strip(), ca_pem, f"context {name} of {path}")
+    ca_pem = _beside(os.path.dirname(path), chosen.get("ca_file"), f"the CA of context {name}")
+    return Context(chosen["url"], token.strip(), ca_pem or kept_ca(token, environ), f"context {name} of {path}")
 
 
 def _beside(directory: str, name: object, what: str) -> str | None:
@@ -174,7 +213,8 @@ def _beside(directory: str, name: object, what: str) -> str | None:
     return text
 
 
-def _parse_toml(text: str, path: str) -> dict[str, Any]:
+def parse_toml(text: str, path: str) -> dict[str, Any]:
+    """The tables and values of a text; path is for the message. Raises InvalidRequest if it is not TOML."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

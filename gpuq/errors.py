@@ -4,6 +4,7 @@
     ├── InvalidRequest   400  the request itself is wrong; the same request never works
     ├── NotAuthorised    403  who you are may not do this
     │   └── NotAuthenticated  401  nobody knows who you are
+    │       └── TooManyFailures  429  nor did anybody the last times, so wait before you try again
     ├── NotFound         404  no such job, node, log
     ├── Conflict         409  right request, wrong moment: the thing is in another state
     ├── Incompatible     426  the two ends speak different protocol versions
@@ -63,6 +64,19 @@ class NotAuthenticated(NotAuthorised):
     http_status = 401
 
 
+class TooManyFailures(NotAuthenticated):
+    code = "too_many_failures"
+    http_status = 429
+    seconds: int | None = None  # to wait; for the Retry-After header
+
+    @classmethod
+    def for_seconds(cls, seconds: float) -> TooManyFailures:
+        """The text is always the same: who asks again and again should not log it each time."""
+        error = cls("too many tokens from this address were refused", "wait; a good token is let in at once")
+        error.seconds = int(seconds) + 1
+        return error
+
+
 class NotFound(GpuqError):
     code = "not_found"
     http_status = 404
@@ -96,7 +110,17 @@ class Unreachable(Unavailable):
 
 _BY_CODE: dict[str, type[GpuqError]] = {
     cls.code: cls
-    for cls in (InvalidRequest, NotAuthorised, NotAuthenticated, NotFound, Conflict, Incompatible, Unavailable, NoSpace)
+    for cls in (
+        InvalidRequest,
+        NotAuthorised,
+        NotAuthenticated,
+        TooManyFailures,
+        NotFound,
+        Conflict,
+        Incompatible,
+        Unavailable,
+        NoSpace,
+    )
 }
 # Reversed, so that of two classes with one status the more general, named first above, stands for it.
 _BY_STATUS: dict[int, type[GpuqError]] = {cls.http_status: cls for cls in reversed(_BY_CODE.values())}

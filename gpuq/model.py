@@ -1,4 +1,4 @@
-"""The things gpuq knows: jobs, attempts, nodes, and the changes that decisions make to them.
+"""The things gpuq knows: jobs, attempts, nodes, people.
 
 Everything here is frozen: a change is a new record in place of the old one. None always means "not known" or "not
 asked for", never zero. Times named *_at are wall seconds since the epoch; deadlines are never stored in them.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, NewType
 
+from gpuq.accounts import EVERYONES, Accounts
 from gpuq.states import JobState
 
 JobId = NewType("JobId", str)  # '1042', or '1042_7' for element 7 of array 1042
@@ -42,6 +43,7 @@ class Request:
     memory_bytes: int = 0  # per node; 0 reserves none
     only_nodes: tuple[NodeName, ...] = ()  # sorted; empty means any
     not_nodes: tuple[NodeName, ...] = ()  # sorted
+    account: str = ""  # that of its user, in which it runs unless a node has but one for all; see accounts.py
 
     @property
     def gpus(self) -> int:
@@ -324,6 +326,7 @@ class Inventory:
     agent_version: str
     driver_version: str | None = None
     gpu_note: str = ""  # why there are no GPUs, or why they are unknown, for people
+    accounts: Accounts = EVERYONES
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +362,26 @@ class NodeSample:
     disk_used_bytes: int | None = None
 
 
+# ---------------------------------------------------------------- people
+
+
+ROLES = ("viewer", "user", "admin")  # of people, each may do what those before it may
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Someone who may have tokens. role is the most that any of them may do."""
+
+    name: str
+    role: str  # one of ROLES
+    created_at: float
+    disabled_at: float | None = None
+
+    def capped(self, role: str) -> str:
+        """What a token of this role may do, as a token of this user's."""
+        return min(role, self.role, key=ROLES.index)
+
+
 # ---------------------------------------------------------------- why a job waits
 
 
@@ -368,6 +391,7 @@ class WaitCode(str, Enum):
     BEGIN = "begin"
     BACKOFF = "backoff"
     NO_NODES = "no_nodes"
+    ACCOUNT = "account"  # no node present runs jobs of its user
     TOO_LARGE = "too_large"  # no node present could ever meet it
     RESOURCES = "resources"
     BEHIND = "behind"
@@ -381,67 +405,3 @@ class WaitReason:
 
     code: WaitCode
     text: str
-
-
-# ---------------------------------------------------------------- changes: what a decision does
-
-
-@dataclass(frozen=True, slots=True)
-class PutJob:
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class PutSpec:
-    job: JobId
-    spec: JobSpec
-
-
-@dataclass(frozen=True, slots=True)
-class PutAttempt:
-    attempt: Attempt
-
-
-@dataclass(frozen=True, slots=True)
-class PutNode:
-    node: Node
-
-
-@dataclass(frozen=True, slots=True)
-class AddEvent:
-    """A line of the cluster's journal. kind is 'job.running', 'node.lost', ...; text is for people."""
-
-    at: float
-    kind: str
-    text: str
-    job: JobId | None = None
-    attempt: int | None = None
-    node: NodeName | None = None
-    user: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PutReply:
-    """The answer to a mutating request, kept 24 h so that a repeated request id gets the same answer."""
-
-    request_id: str
-    user: str
-    at: float
-    body: str  # JSON
-
-
-@dataclass(frozen=True, slots=True)
-class PutToken:
-    """A token, stored as the SHA-256 of its secret. revoked_at is set instead of deleting: the audit keeps it."""
-
-    id: str
-    secret_sha256: str
-    role: str
-    user: str
-    node: NodeName | None
-    created_at: float
-    expires_at: float | None
-    revoked_at: float | None = None
-
-
-Change = PutJob | PutSpec | PutAttempt | PutNode | AddEvent | PutReply | PutToken

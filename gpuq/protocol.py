@@ -72,7 +72,7 @@ class Submission:
     conda_env: str | None = None
     name: str | None = None
     queue: str | None = None
-    priority: int = 0
+    priority: int | None = None  # the cluster's default_priority
     nodes: int = 1
     gpus: int | None = None
     gpus_per_node: int | None = None
@@ -100,6 +100,7 @@ class RunOrder:
     """Run this rank. Holds all an agent, or a controller that forgot (after a restore), needs to know of it.
 
     gpu_uuids runs beside ranks[rank].gpus: an agent whose GPU at that index has another uuid refuses to start.
+    seal is the controller's own mark, by which it knows an order again that it has forgotten.
     """
 
     uid: AttemptUid
@@ -110,6 +111,7 @@ class RunOrder:
     ranks: tuple[Rank, ...]
     gpu_uuids: tuple[str, ...] = ()
     granted_at: float = 0.0
+    seal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from gpuq.model import Attempt, AttemptUid, Job, JobId, Node, NodeName, Rank, Request
+from gpuq.changes import PutToken
+from gpuq.model import Attempt, AttemptUid, Job, JobId, Node, NodeName, Rank, Request, User
+from gpuq.settings import Settings
 from gpuq.states import JobState, NodeState
 
 
@@ -15,6 +17,16 @@ class ClusterView(Protocol):
 
     @property
     def nodes(self) -> Mapping[NodeName, Node]: ...
+
+    @property
+    def users(self) -> Mapping[str, User]: ...
+
+    @property
+    def tokens(self) -> Mapping[str, PutToken]:
+        """Tokens that were not revoked, by id; expired ones too."""
+
+    @property
+    def settings(self) -> Settings: ...
 
     def node_state(self, name: NodeName) -> NodeState: ...
 
@@ -93,7 +105,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The cluster's settings that decisions use. Durations in seconds.
+    """The figures that decisions use. Durations in seconds. An admin sets some of them, see `under`.
 
     lost_after must exceed lease + the longest fenced grace + kill_margin, so that a fenced attempt is surely gone
     before the next one can start.
@@ -111,3 +123,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.lost_after < self.lease + self.fence_grace + self.kill_margin:
             raise ValueError("lost_after must be at least lease + fence_grace + kill_margin")
+
+    def under(self, settings: Settings) -> Policy:
+        """This policy, with what the cluster's settings say of it."""
+        cluster = settings.cluster
+        return replace(self, suspect_after=float(cluster.suspect_after), lost_after=float(cluster.lost_after))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from agent.actions import Accept, Drop, Sweep
 from agent.directives import Directives
 from agent.runs import RunEvent
+from gpuq.changes import PutAttempt, PutJob, PutNode, PutToken
 from gpuq.cluster import Cluster
 from gpuq.errors import GpuqError
 from gpuq.model import (
@@ -25,25 +27,31 @@ from gpuq.model import (
     NodeName,
     Now,
     OnLost,
-    PutAttempt,
-    PutJob,
-    PutNode,
     RankPhase,
     Request,
 )
 from gpuq.protocol import RunOrder, Selection, Submission, SyncReply
 from gpuq.scheduler import Explainer, plan
 from gpuq.service.commands import (
+    AddUser,
     Cancel,
+    ChangeSettings,
     Command,
     Cordon,
+    DisableUser,
     Drain,
+    EnableUser,
+    EnrolNode,
     Hold,
     Release,
+    RemoveNode,
     Report,
     Requeue,
+    RevokeToken,
     Schedule,
+    SetRole,
     Silence,
+    StoreToken,
     Submit,
     Tick,
     Uncordon,
@@ -51,6 +59,7 @@ from gpuq.service.commands import (
 )
 from gpuq.service.decide import decide
 from gpuq.service.nodes import orders
+from gpuq.settings import ClusterSettings, Queue, Settings
 from gpuq.states import FINAL, JobState, NodeState
 from gpuq.store import Store, specs
 from gpuq.view import Policy
@@ -59,6 +68,12 @@ from tests.store.builders import RunningWriter
 
 NODES = tuple(NodeName(f"n{i}") for i in range(3))
 
+
+SETTINGS = [
+    Settings(),
+    Settings(cluster=ClusterSettings(default_priority=2, lost_after=100)),
+    Settings(queues=(Queue("main", default=True, default_time=60), Queue("other"))),
+]
 
 AS_IF: list[dict[str, Any]] = [
     {},
@@ -163,6 +178,8 @@ class Life:
             Cordon(ROOT, pick(NODES)),
             Drain(ROOT, pick(NODES)),
             *[Uncordon(ROOT, pick(NODES))] * 2,
+            self.people(pick, flip),
+            ChangeSettings(ROOT, pick(SETTINGS), pick([None, None, self.cluster.settings.version, 3])),
         ]
         if flip() < 0.6:
             depends = tuple(
@@ -186,6 +203,27 @@ class Life:
             self.do(Submit(ADA, submission))
         else:
             self.do(pick(commands))
+
+    def people(self, pick: Any, flip: Any) -> Command:
+        name, other = pick([("ada", "bob"), ("bob", "ada")])
+        token = f"{pick(range(9)):012x}"
+        role = pick(["user", "node"])
+        node = pick(NODES)
+        stored = PutToken(token, token, role, name, node if role == "node" else None, self.wall, None)
+        command: Command = pick(
+            [
+                AddUser(ROOT, name, "user"),
+                SetRole(ROOT, name, pick(["viewer", "admin"])),
+                DisableUser(ROOT, name, cancel_jobs=flip() < 0.2),
+                DisableUser(ROOT, name, give_jobs_to=other),
+                EnableUser(ROOT, name),
+                StoreToken(ROOT, stored),
+                RevokeToken(ROOT, token),
+                RemoveNode(ROOT, node, force=flip() < 0.5),
+                EnrolNode(ROOT, node, replace(stored, role="node", node=node)),
+            ]
+        )
+        return command
 
     def restart(self, name: NodeName) -> None:
         """The machine goes down and comes up again, with nothing in its journal."""
@@ -378,4 +416,6 @@ class _Empty:
         self.element_counts: dict[JobId, dict[JobState, int]] = {}
         self.attempts: list[Any] = []
         self.nodes = list(desk.cluster.nodes.values())
+        self.users, self.tokens = list(desk.cluster.users.values()), list(desk.cluster.tokens.values())
+        self.settings = desk.cluster.settings
         self.next_number, self.last_seq, self.epoch = 2, 0, 1

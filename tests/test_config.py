@@ -37,7 +37,7 @@ def write_lab(environ: dict[str, str]) -> None:
 def test_nothing_known_says_how_to_begin(environ: dict[str, str]) -> None:
     with pytest.raises(Unreachable, match="no controller known") as caught:
         config.resolve(environ=environ)
-    assert caught.value.one_line() == "no controller known: start one with `gpuq up`, or give --controller"
+    assert caught.value.one_line() == "no controller known: start one with `gpuq up`, or log in to one: gpuq login URL"
 
 
 def test_each_source_goes_before_the_next(environ: dict[str, str]) -> None:
@@ -124,3 +124,30 @@ def test_private_files_are_private_and_replaced_whole(tmp_path: Path) -> None:
     assert path.read_text() == "two"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def write_two(environ: dict[str, str]) -> None:
+    write_lab(environ)
+    lines = ['context = "lab"', "[contexts.lab]", 'url = "u1"', 'token_file = "lab.token"']
+    write_config(environ, "\n".join([*lines, "[contexts.home]", 'url = "u2"', 'token_file = "lab.token"']))
+
+
+def test_a_context_is_chosen_by_name_before_all_but_an_address(environ: dict[str, str]) -> None:
+    write_two(environ)
+    assert config.resolve(environ=environ).url == "u1"
+    assert config.resolve(environ=environ | {"GPUQ_CONTEXT": "home"}).url == "u2"
+    environ |= {"GPUQ_CONTEXT": "lab", "GPUQ_URL": "https://env:1", "GPUQ_TOKEN": OTHER}
+    assert config.resolve(environ=environ).url == "https://env:1"
+    assert config.resolve(environ=environ, context="home")[:2] == ("u2", TOKEN)
+    assert config.resolve(token=OTHER, environ=environ, context="home")[:2] == ("u2", OTHER)
+
+
+def test_a_context_that_is_not_there_is_named_with_those_that_are(environ: dict[str, str]) -> None:
+    write_two(environ)
+    for attempt in (
+        lambda: config.resolve(environ=environ, context="x"),
+        lambda: config.resolve(environ=environ | {"GPUQ_CONTEXT": "x"}),
+    ):
+        with pytest.raises(InvalidRequest, match="there is no context x") as caught:
+            attempt()
+        assert "known: home, lab" in caught.value.hint

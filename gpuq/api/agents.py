@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 
 from gpuq.api.answers import answer
-from gpuq.api.calls import By, Call
+from gpuq.api.auth import derived_secret
+from gpuq.api.calls import By, Call, Site
 from gpuq.api.lookup import attempt
 from gpuq.codec import decode, encode
 from gpuq.errors import GpuqError, InvalidRequest, NotAuthenticated, NotAuthorised, NotFound
 from gpuq.model import NodeName
-from gpuq.protocol import LogAck, LogReply, LogShipment, SyncRequest
+from gpuq.protocol import LogAck, LogReply, LogShipment, RunOrder, SyncReply, SyncRequest
 from gpuq.store.logfiles import Log, LogFiles, Piece
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _MAX_CHUNKS = 10_000  # of one shipment: each costs a look-up
@@ -29,8 +35,12 @@ async def sync(call: By) -> Response:
     request = _decoded(SyncRequest, call.body)
     if request.node != node:
         raise NotAuthorised(f"the token is node {node}'s, the report is of {request.node[:60]}")
-    reply = await call.controller.sync(node, request)
-    return answer(encode(reply))
+    reply = await call.controller.sync(node, _with_own_orders(call.site, request))
+    try:
+        call.judge()
+    except NotAuthorised:  # a node that was removed meanwhile hears what to stop; a token that was replaced, of no job
+        reply = replace(reply, run=())
+    return answer(encode(_sealed(call.site, reply)))
 
 
 async def logs(call: By) -> Response:
@@ -48,6 +58,35 @@ async def logs(call: By) -> Response:
     for log in sizes:
         call.site.follow.log_grew(log)
     return answer(encode(LogReply(tuple(LogAck(uid, rank, size) for (uid, rank), size in sizes.items()))))
+
+
+def _sealed(site: Site, reply: SyncReply) -> SyncReply:
+    return replace(reply, run=tuple(replace(order, seal=_seal(site, order)) for order in reply.run))
+
+
+def _with_own_orders(site: Site, request: SyncRequest) -> SyncRequest:
+    """The request without orders that no controller of this CA gave.
+
+    An order that is not on record here goes on record as the agent has it: as a job of whom it names, which other
+    nodes may run next. So it must not be a node that says what it is.
+    """
+    reports = tuple(
+        word if word.order is None or _is_own(site, word.order) else replace(word, order=None)
+        for word in request.reports
+    )
+    for word, kept in zip(request.reports, reports, strict=True):
+        if kept is not word:
+            logger.warning("order.forged node=%s attempt=%s", request.node, word.uid)
+    return replace(request, reports=reports)
+
+
+def _is_own(site: Site, order: RunOrder) -> bool:
+    return hmac.compare_digest(order.seal.encode(), _seal(site, order).encode())
+
+
+def _seal(site: Site, order: RunOrder) -> str:
+    text = json.dumps(encode(replace(order, seal="")), sort_keys=True)
+    return derived_secret(site.ca_key, "order", text)
 
 
 def _write(files: LogFiles, pieces: Mapping[Log, list[Piece]]) -> tuple[dict[Log, int], GpuqError | None]:

@@ -1,7 +1,7 @@
 """The routes of the controller, as an index, and the application made of them.
 
-A row says method, path below /api/v1, the least role that may call it ('open': no token; 'node': agents), and what
-answers. There is no way to register a route without a role.
+A row says method, path below /api/v1, the least role that may call it ('open': no token; 'node': agents;
+'join': machines that become nodes), and what answers. There is no way to register a route without a role.
 """
 
 from __future__ import annotations
@@ -14,11 +14,40 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gpuq.api import agents, cluster, docs, jobs, lists, nodes, stream
+from gpuq.api import (
+    agents,
+    changes,
+    cluster,
+    docs,
+    jobs,
+    join,
+    lists,
+    log_ranges,
+    nodes,
+    settings,
+    snapshot,
+    stream,
+    tokens,
+    users,
+)
 from gpuq.api.calls import Site
 from gpuq.api.failures import invalid, refusal, unexpected
 from gpuq.api.gate import Gate, Route
-from gpuq.api.schemas import FORMS, JobChanges, NewNode, Selected, Submission, Why
+from gpuq.api.schemas import (
+    FORMS,
+    JobChanges,
+    Leaving,
+    NewNode,
+    NewSettings,
+    NewToken,
+    NewUser,
+    Nothing,
+    Removal,
+    Role,
+    Selected,
+    Submission,
+    Why,
+)
 from gpuq.errors import GpuqError
 from gpuq.protocol import API_PREFIX, MAX_LOG_POST_BYTES, MAX_SYNC_BYTES
 from gpuq.version import VERSION
@@ -41,6 +70,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/jobs/{id}/environment", "user", jobs.environment),
     Route("GET", "/jobs/{id}/why", "viewer", jobs.why),
     Route("GET", "/jobs/{id}/log", "viewer", stream.log),
+    Route("GET", "/jobs/{id}/log/range", "viewer", log_ranges.log_range),
+    Route("GET", "/jobs/{id}/log/search", "viewer", log_ranges.log_search),
     Route("POST", "/jobs/cancel", "user", jobs.cancel, mutates=True, body=Selected),
     Route("POST", "/jobs/hold", "user", jobs.hold, mutates=True, body=Selected),
     Route("POST", "/jobs/release", "user", jobs.release, mutates=True, body=Selected),
@@ -50,10 +81,27 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/nodes", "viewer", nodes.list_nodes),
     Route("GET", "/nodes/{name}", "viewer", nodes.one_node),
     Route("POST", "/nodes", "admin", nodes.enrol, mutates=True, body=NewNode, status=201),
+    Route("POST", "/nodes/{name}/remove", "admin", nodes.remove, mutates=True, body=Removal),
+    Route("POST", "/join", "join", join.join, mutates=True, body=NewNode, status=201),
     Route("POST", "/nodes/{name}/cordon", "admin", nodes.cordon, mutates=True, body=Why),
     Route("POST", "/nodes/{name}/uncordon", "admin", nodes.uncordon, mutates=True, body=Why),
     Route("POST", "/nodes/{name}/drain", "admin", nodes.drain, mutates=True, body=Why),
+    # people
+    Route("GET", "/tokens", "viewer", tokens.list_tokens),
+    Route("POST", "/tokens", "admin", tokens.create_token, mutates=True, body=NewToken, status=201),
+    Route("POST", "/tokens/{id}/revoke", "viewer", tokens.revoke_token, mutates=True, body=Nothing),
+    Route("GET", "/users", "admin", users.list_users),
+    Route("POST", "/users", "admin", users.add_user, mutates=True, body=NewUser, status=201),
+    Route("POST", "/users/{name}/role", "admin", users.set_role, mutates=True, body=Role),
+    Route("POST", "/users/{name}/disable", "admin", users.disable_user, mutates=True, body=Leaving),
+    Route("POST", "/users/{name}/enable", "admin", users.enable_user, mutates=True, body=Nothing),
+    # settings
+    Route("GET", "/settings", "viewer", settings.show_settings),
+    Route("POST", "/settings", "admin", settings.change_settings, mutates=True, body=NewSettings),
     # what happens
+    Route("GET", "/snapshot", "viewer", snapshot.snapshot),
+    Route("GET", "/snapshot/jobs", "viewer", snapshot.snapshot_jobs),
+    Route("GET", "/changes", "viewer", changes.changes),
     Route("GET", "/events", "viewer", stream.events),
     Route("GET", "/events/stream", "viewer", stream.events_stream),
     # agents

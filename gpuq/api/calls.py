@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from gpuq.api.answers import Fragments
 from gpuq.api.auth import Tokens
 from gpuq.api.follow import Follow
 from gpuq.service.commands import Actor, UserCommand
 from gpuq.service.live import LiveController
+from gpuq.settings import Visibility
 from gpuq.store.logfiles import LogFiles
 
 
@@ -29,7 +31,10 @@ class Site:
     ca_sha256: str
     ca_key: bytes
     describe: Callable[[], dict[str, Any]]  # the OpenAPI document
+    fragments: Fragments = field(default_factory=Fragments)
 
+
+Judge = Callable[[], Actor]
 
 NOBODY = Actor(user="", role="open")  # who calls a route that needs no token
 
@@ -38,11 +43,13 @@ NOBODY = Actor(user="", role="open")  # who calls a route that needs no token
 class Call:
     """One request that was let in. body is empty for reads.
 
-    request_id and asked, a digest of what is asked, are set on every mutation by a user.
+    request_id and asked, a digest of what is asked, are set on every mutation by a user. judge says who the caller is
+    by now: it raises NotAuthorised where the token does not stand for as much any more.
     """
 
     site: Site
     actor: Actor
+    judge: Judge
     body: bytes = b""
     request_id: str = ""
     asked: str = ""
@@ -56,8 +63,9 @@ class Call:
         return await self.controller.execute(command, self.request_id, self.asked)
 
     def owns(self, user: str) -> bool:
-        """Whether the caller sees what only the owner and admins see of `user`'s things."""
-        return self.actor.admin or self.actor.user == user
+        """Whether the caller sees what the owner and admins see of `user`'s jobs: with visibility open, everyone."""
+        visibility = self.controller.view.settings.cluster.visibility
+        return self.actor.admin or self.actor.user == user or visibility is Visibility.OPEN
 
 
 CALL_KEY = "gpuq.call"  # where the gate leaves the Call in the ASGI scope

@@ -55,15 +55,21 @@ def ensure_certificates(home: Path, now: float) -> Certificates:
     if not files.ca.exists():
         _make_ca(files, at)
         files.certificate.unlink(missing_ok=True)  # one of an earlier CA would never be believed
-    if not _still_good(files, at):
+    if renewal_is_due(files, now):
         _make_server(files, at)
     return files
 
 
-def _still_good(files: Certificates, at: datetime) -> bool:
+def renewal_is_due(files: Certificates, now: float) -> bool:
+    """Whether the server's certificate is missing, or has under 30 days left at `now` (wall seconds).
+
+    One of the future is of no use either: it was made while the clock was wrong.
+    """
     if not (files.certificate.exists() and files.key.exists()):
-        return False
-    return _load(files.certificate).not_valid_after_utc - at >= _RENEW_BELOW
+        return True
+    at = datetime.fromtimestamp(now, timezone.utc)
+    shown = _load(files.certificate)
+    return at < shown.not_valid_before_utc or shown.not_valid_after_utc - at < _RENEW_BELOW
 
 
 def _make_ca(files: Certificates, at: datetime) -> None:
@@ -100,7 +106,7 @@ def _make_server(files: Certificates, at: datetime) -> None:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    # The certificate last: it is what `_still_good` looks at, and it must never be there beside another's key.
+    # The certificate last: it is what `renewal_is_due` looks at, and it must never be there beside another's key.
     files.certificate.unlink(missing_ok=True)
     write_file(files.key, _key_pem(key), 0o600)
     write_file(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)

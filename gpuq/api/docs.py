@@ -23,6 +23,7 @@ _ROLES = {
     "user": "a token of role user or admin",
     "admin": "a token of role admin",
     "node": "the token of a node",
+    "join": "a join token",
 }
 _ERROR = {
     "type": "object",
@@ -79,6 +80,8 @@ def openapi(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
                 "content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}},
             },
         }
+        if "dry_run" in route.parameters:
+            operation["responses"]["200"] = {"description": "With dry_run: what would become of it"}
         if route.mutates:
             operation.setdefault("parameters", []).append(_REQUEST_ID)
         if route.body is not None:

@@ -11,15 +11,32 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from gpuq.api.answers import json_bytes
-from gpuq.errors import GpuqError, InvalidRequest, NotAuthenticated
+from gpuq.errors import GpuqError, InvalidRequest, NotAuthenticated, TooManyFailures
 
 _SHOWN = 40  # characters of a refused value: enough to recognise it, too little to fill a terminal
+
+
+class MethodNotAllowed(InvalidRequest):
+    """A path that exists, asked in a way it does not take."""
+
+    http_status = 405
+    allowed = ""  # methods, for the Allow header
+
+    @classmethod
+    def at(cls, path: str, method: str, allowed: Sequence[str]) -> MethodNotAllowed:
+        error = cls(f"{method} is not for {path}", f"it takes {', '.join(allowed)}")
+        error.allowed = ", ".join(allowed)
+        return error
 
 
 def refusal(error: GpuqError) -> Response:
     # What was refused is quoted in the line, so it may hold anything; a terminal will show it.
     shown = type(error)(_printable(error.message), _printable(error.hint))
-    headers = {"www-authenticate": "Bearer"} if isinstance(error, NotAuthenticated) else None
+    headers = {"www-authenticate": "Bearer"} if isinstance(error, NotAuthenticated) else {}
+    if isinstance(error, TooManyFailures) and error.seconds is not None:
+        headers["retry-after"] = str(error.seconds)
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = error.allowed
     return Response(json_bytes(shown.to_json()), error.http_status, headers, "application/json")
 
 

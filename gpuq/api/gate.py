@@ -18,17 +18,18 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpuq.api.auth import MAY, check_role
-from gpuq.api.calls import CALL_KEY, NOBODY, Call, Site
-from gpuq.api.failures import refusal, unexpected
-from gpuq.errors import GpuqError, Incompatible, InvalidRequest, NotFound
+from gpuq.api.calls import CALL_KEY, NOBODY, Call, Judge, Site
+from gpuq.api.failures import MethodNotAllowed, refusal, unexpected
+from gpuq.errors import GpuqError, Incompatible, InvalidRequest, NotFound, Unavailable
 from gpuq.protocol import API_PREFIX, MAX_BODY_BYTES, PROTOCOL, PROTOCOL_HEADER, REQUEST_ID_HEADER
+from gpuq.service.commands import Actor
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["open", "viewer", "user", "admin", "node"]
+Role = Literal["open", "viewer", "user", "admin", "node", "join"]
 Handler = Callable[..., Awaitable[Response]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
@@ -75,8 +76,16 @@ class Gate:
         if scope["type"] != "http":
             return  # no websockets, and the server runs no lifespan
         try:
+            await self._answer(scope, receive, send)
+        except ClientDisconnect:
+            return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
             route = self._route(scope["method"], scope["path"])
             call = await self._admit(route, scope, receive)
+            if route.method == "GET":  # what was done is said even to who revoked the very token it was asked with
+                send = _while_good(send, call)
             if scope["query_string"] or "{" in route.path:
                 _check_query(route, scope["query_string"])
                 scope[CALL_KEY] = call
@@ -84,7 +93,7 @@ class Gate:
                 return
             response = await route.handler(call)
         except ClientDisconnect:
-            return
+            raise
         except GpuqError as error:
             response = refusal(error)
         except Exception:
@@ -102,45 +111,86 @@ class Gate:
             raise NotFound(f"there is nothing at {path[:200]}", f"{API_PREFIX}/docs lists what there is")
         route = table.get(method)
         if route is None:
-            raise MethodNotAllowed(f"{method[:20]} is not for {path[:200]}", f"it takes {', '.join(sorted(table))}")
+            raise MethodNotAllowed.at(path[:200], method[:20], sorted(table))
         return route
+
+    def _judge(self, route: Route, scope: Scope) -> Judge:
+        """Says who the caller is, each time as of then; raises where that is nobody, or nobody who may call this."""
+        if route.role == "open":
+            return lambda: NOBODY
+        header = _header(scope, b"authorization")
+        authorization = None if header is None else header.decode("latin-1")
+        address = scope["client"][0] if scope["client"] else None
+
+        def judge() -> Actor:
+            actor = self._site.tokens.actor(authorization, address)
+            check_role(actor, route.role)
+            return actor
+
+        return judge
 
     async def _admit(self, route: Route, scope: Scope, receive: Receive) -> Call:
         """The call, or who, what or how large it is raised as an error. The token is judged before a body is read."""
-        authorization = protocol = request_id = length = None
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                authorization = value
-            elif name == _PROTOCOL_HEADER:
-                protocol = value
-            elif name == _REQUEST_ID_HEADER:
-                request_id = value
-            elif name == b"content-length":
-                length = value
+        judge = self._judge(route, scope)
         if route.role == "open":
-            return Call(self._site, NOBODY)
+            return Call(self._site, NOBODY, judge)
+        protocol = _header(scope, _PROTOCOL_HEADER)
         if protocol is not None and protocol != b"%d" % PROTOCOL:
             theirs = protocol[:20].decode("latin-1")
             raise Incompatible(f"this controller speaks protocol {PROTOCOL}, the client {theirs}", "use one version")
-        actor = self._site.tokens.actor(None if authorization is None else authorization.decode("latin-1"))
-        check_role(actor, route.role)
+        actor = judge()
         if route.method == "GET":
-            return Call(self._site, actor)
+            return Call(self._site, actor, judge)
+        length = _header(scope, b"content-length")
         body = await _read(receive, route.max_body, int(length) if length and length.isdigit() else 0)
+        actor = judge()  # again: whoever sends slowly enough would act on rights that were taken away meanwhile
         if not route.mutates:
-            return Call(self._site, actor, body)
+            return Call(self._site, actor, judge, body)
+        request_id = _header(scope, _REQUEST_ID_HEADER)
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             raise InvalidRequest(
                 f"the header {REQUEST_ID_HEADER} is missing or malformed",
                 "send 8 to 64 of A-Z a-z 0-9 _ -, new each time",
             )
-        return Call(self._site, actor, body, request_id.decode(), _digest(route.method, scope["path"], body))
+        return Call(self._site, actor, judge, body, request_id.decode(), _digest(route.method, scope["path"], body))
 
 
-class MethodNotAllowed(InvalidRequest):
-    """A path that exists, asked in a way it does not take."""
+def _header(scope: Scope, wanted: bytes) -> bytes | None:
+    """The last header of this name; names are in lower case."""
+    found: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == wanted:
+            found = value
+    return found
 
-    http_status = 405
+
+def _while_good(send: Send, call: Call) -> Send:
+    """Sends as long as the caller is who was let in: who waits for news, or reads a stream, does so for long.
+
+    Otherwise says why, if nothing was said yet, ends the answer, and raises ClientDisconnect to whoever makes it.
+    """
+    began = False
+
+    async def guarded(message: Message) -> None:
+        nonlocal began
+        try:
+            if call.judge() != call.actor:
+                raise Unavailable("what this token may do was changed meanwhile", "ask again")
+        except GpuqError as error:
+            if began:
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await _send_whole(refusal(error), send)
+            raise ClientDisconnect from error
+        began = True
+        await send(message)
+
+    return guarded
+
+
+async def _send_whole(response: Response, send: Send) -> None:
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body})
 
 
 def _digest(method: str, path: str, body: bytes) -> str:

@@ -119,6 +119,9 @@ def _more(job: Job, lens: JobLens, owner: bool, spec: JobSpec | None) -> dict[st
             "counts": lens.counts(job),
         },
         "script": spec is not None and spec.script is not None,
+        "setup": list(spec.setup) if owner and spec is not None else None,
+        "venv": spec.venv if owner and spec is not None else None,
+        "conda_env": spec.conda_env if owner and spec is not None else None,
     }
 
 

@@ -122,9 +122,7 @@ def _body(lens: JobLens, jobs: list[Job], columns: list[str] | None) -> dict[str
     if columns is None:
         lens.prepare(jobs)
         return {"items": [lens.item(job) for job in jobs]}
-    lens.prepare(jobs, columns)
-    rows = zip(*(map(lens.getters[field], jobs) for field in columns), strict=True)
-    return {"fields": columns, "rows": list(rows)}
+    return {"fields": columns, "rows": lens.rows(jobs, columns)}
 
 
 class _Page:

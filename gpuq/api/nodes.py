@@ -1,4 +1,4 @@
-"""Nodes: look, add, cordon, drain."""
+"""Nodes: look, add, remove, cordon, drain."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from starlette.responses import Response
 from gpuq.api.answers import answer
 from gpuq.api.auth import derived_secret, new_token
 from gpuq.api.calls import By, Call
-from gpuq.api.schemas import NewNode, Why, parse
+from gpuq.api.schemas import NewNode, Removal, Why, parse
 from gpuq.api.show import show_node
 from gpuq.errors import NotFound
 from gpuq.model import NodeName
-from gpuq.service.commands import Cordon, Drain, EnrolNode, Uncordon, UserCommand
+from gpuq.service.commands import Cordon, Drain, EnrolNode, RemoveNode, Uncordon, UserCommand
 
 Name = Annotated[str, Path(description="the node's name")]
 
@@ -44,12 +44,26 @@ async def _shown(call: Call, name: str) -> Response:
 
 async def enrol(call: By) -> Response:
     """Add a node; the answer holds the token its agent needs, which is shown only here."""
+    return await enrolled(call)
+
+
+async def remove(call: By, name: Name) -> Response:
+    """Take a node out of the cluster; its token is revoked. With force, what runs there counts as dead."""
+    asked = parse(Removal, call.body)
+    return answer(await call.execute(RemoveNode(call.actor, NodeName(name), asked.force)))
+
+
+async def enrolled(call: Call) -> Response:
+    """The answer to who adds a node, by whatever right.
+
+    Its token follows from the name and the request id: an agent that was interrupted asks again with both, if need be
+    days later with another join token, and gets the same.
+    """
     asked = parse(NewNode, call.body)
     name, site = NodeName(asked.name), call.site
-    secret = derived_secret(site.ca_key, call.actor.user, call.request_id)
+    secret = derived_secret(site.ca_key, f"node {name}", call.request_id)
     text, record = new_token("node", call.actor.user, site.ca_sha256, time.time(), node=name, secret=secret)
     reply = await call.execute(EnrolNode(call.actor, name, record))
-    site.tokens.forget()
     return answer({"name": reply["name"], "token": text}, 201)
 
 

@@ -7,7 +7,7 @@ in quotes is not a number, and a field nobody knows is refused, for ignoring it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -87,7 +87,9 @@ class Submission(_Body):
     conda_env: RelativePath | None = Field(None, description="Conda environment to activate.")
     name: Name | None = None
     queue: Word | None = None
-    priority: Priority = Field(0, description="Higher first; above 0 only by an admin.")
+    priority: Priority | None = Field(
+        None, description="Higher first; null means the cluster's default_priority, above which only admins may go."
+    )
     nodes: int = Field(1, ge=1, le=10_000)
     gpus: Count | None = Field(None, description="GPUs of the whole job.")
     gpus_per_node: Count | None = None
@@ -141,6 +143,43 @@ class JobChanges(_Body):
 
 class NewNode(_Body):
     name: Word
+
+
+class Removal(_Body):
+    force: bool = Field(False, description="The machine is gone for good: what runs there counts as dead.")
+
+
+class NewToken(_Body):
+    role: Literal["viewer", "user", "admin", "node", "join"] | None = Field(
+        None, description="At most the user's, which is also what null means. node: an agent's; join: for new nodes."
+    )
+    user: Word | None = Field(None, description="Whose it is; null means yours.")
+    node: Word | None = Field(None, description="With role node: which; its earlier tokens are revoked.")
+    expires_seconds: Seconds | None = Field(None, description="Null means never; for role join an hour.")
+
+
+class NewUser(_Body):
+    name: Word
+    role: Literal["viewer", "user", "admin"] = Field("user", description="The most that a token of this user may do.")
+
+
+class NewSettings(_Body):
+    settings: Mapping[str, Any] = Field(
+        description="A document as GET /settings has it; what it leaves out, or has as null, has its default."
+    )
+
+
+class Role(_Body):
+    role: Literal["viewer", "user", "admin"]
+
+
+class Leaving(_Body):
+    cancel_jobs: bool = Field(False, description="Cancel the user's jobs that have not ended.")
+    give_jobs_to: Word | None = Field(None, description="Or make them this user's.")
+
+
+class Nothing(_Body):
+    """An empty object."""
 
 
 class Why(_Body):

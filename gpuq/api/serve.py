@@ -5,18 +5,16 @@ The home of a controller, all below one folder that only its account may enter:
     gpuq.db            everything decided                 logs/         logs of jobs
     ca.pem ca.key      the certificate authority          server.pem server.key   what the server shows
     admin.token        a token for this account           port          the port once chosen, tried again first
-    controller.json    where it answers, while it does
+    controller.json    where it answers, while it does    address       what others are told instead, if it was given
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import getpass
 import json
 import logging
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -27,14 +25,15 @@ from types import FrameType
 import uvicorn
 
 from gpuq.api.app import describe, make_app
-from gpuq.api.auth import Tokens, new_token, sha256
+from gpuq.api.auth import Tokens
 from gpuq.api.calls import Site
 from gpuq.api.certificates import Certificates, ensure_certificates, write_file
 from gpuq.api.connections import HANDSHAKE_SECONDS, Http, Listener, prepare
 from gpuq.api.follow import Follow
+from gpuq.api.upkeep import Upkeep, ensure_admin
+from gpuq.client.connection import parse_url
 from gpuq.errors import Conflict, InvalidRequest
-from gpuq.service.commands import Actor, StoreToken
-from gpuq.service.live import LiveController
+from gpuq.service.live import LiveController, clock
 from gpuq.store import tokens as stored_tokens
 from gpuq.store.logfiles import LogFiles
 from gpuq.version import VERSION
@@ -46,10 +45,11 @@ _KEEP_ALIVE_SECONDS = 60  # a client that polls every few seconds pays for one h
 _BACKLOG = 2048  # a thousand agents reconnect at once after a restart
 
 
-async def serve(home: Path, listen: str, on_ready: Callable[[str], None]) -> int:
+async def serve(home: Path, listen: str, on_ready: Callable[[str], None], address: str | None = None) -> int:
     """Runs a controller until it is told to stop; the exit status: 0, or 1 when its store failed under it.
 
-    on_ready is called with the URL once it answers. Raises Conflict when the home or the port is taken.
+    on_ready is called with the URL once it answers. address is what machines elsewhere are told to connect to; it is
+    kept for later starts, and '' forgets it. Raises Conflict when the home or the port is taken.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     home.chmod(0o700)
@@ -57,14 +57,13 @@ async def serve(home: Path, listen: str, on_ready: Callable[[str], None]) -> int
     controller = await LiveController.open(home / "gpuq.db")
     try:
         with _bound(home, listen) as listener:
-            url = _url(listener)
-            site = _site(home, url, controller, certificates)
-            await _ensure_admin(home, site)
+            site = _site(home, _told_url(home, address, listener), controller, certificates)
+            await ensure_admin(home, site, time.time())
             site.describe()  # imports the last of what it needs: the file's cache may be emptied from now on
             # What was loaded stays: looking through it again and again for garbage cost 55 ms each time at 10,000 jobs.
             gc.collect()
             gc.freeze()
-            server = _Server(site, certificates, home, on_ready)
+            server = _Server(site, certificates, home, _url(listener), on_ready)
             return await server.until_stopped(listener)
     finally:
         await controller.close()
@@ -75,7 +74,7 @@ def _site(home: Path, url: str, controller: LiveController, certificates: Certif
     return Site(
         controller=controller,
         logs=LogFiles(home / "logs"),
-        tokens=Tokens(lambda digest: stored_tokens.by_hash(reader, digest), lambda: (time.monotonic(), time.time())),
+        tokens=Tokens(lambda: controller.view, lambda digest: stored_tokens.by_hash(reader, digest), clock),
         follow=Follow(controller.changed, lambda: controller.durable),
         cluster_id=controller.store.cluster_id,
         url=url,
@@ -86,18 +85,23 @@ def _site(home: Path, url: str, controller: LiveController, certificates: Certif
     )
 
 
-async def _ensure_admin(home: Path, site: Site) -> None:
-    """Leaves a token that works in admin.token, for whoever may read this home: the account that runs it."""
-    path = home / "admin.token"
-    reader = site.controller.store.reader
-    if path.exists():
-        record = stored_tokens.by_hash(reader, sha256(path.read_text("utf-8").strip()))
-        if record is not None and record.revoked_at is None:
-            return
-    user = getpass.getuser()
-    text, record = new_token("admin", user, site.ca_sha256, time.time())
-    await site.controller.execute(StoreToken(Actor(user, "admin"), record), f"admin-{secrets.token_hex(8)}")
-    write_file(path, f"{text}\n".encode(), 0o600)
+def _told_url(home: Path, given: str | None, listener: socket.socket) -> str:
+    """What clients elsewhere are told: the address given, now or at an earlier start; else where it listens.
+
+    A machine with several interfaces, or behind a router, does not know under which name others reach it.
+    """
+    kept = home / "address"
+    if given is not None:
+        url = _with_port(given, listener) if given else ""
+        write_file(kept, url.encode(), 0o600)
+        return url or _url(listener)
+    return (kept.read_text("utf-8", "replace").strip() if kept.exists() else "") or _url(listener)
+
+
+def _with_port(address: str, listener: socket.socket) -> str:
+    """The URL of HOST or HOST:PORT; raises InvalidRequest if it is neither."""
+    host = address.rpartition("]")[2] if address.startswith("[") else address.rpartition("://")[2]
+    return parse_url(address if ":" in host else f"{address}:{listener.getsockname()[1]}").url
 
 
 # ---------------------------------------------------------------- the socket
@@ -163,7 +167,9 @@ def _url(listener: socket.socket) -> str:
 class _Server(uvicorn.Server):
     """uvicorn, told by us when to stop, so that those who wait are answered and the store is closed in order."""
 
-    def __init__(self, site: Site, certificates: Certificates, home: Path, on_ready: Callable[[str], None]) -> None:
+    def __init__(
+        self, site: Site, certificates: Certificates, home: Path, url: str, on_ready: Callable[[str], None]
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 make_app(site),
@@ -175,12 +181,14 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # who asks is who connects: a header could be anyone's word
                 ssl_certfile=certificates.certificate,
                 ssl_keyfile=certificates.key,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             )
         )
-        self._site = site
+        self._site, self._certificates, self._home = site, certificates, home
+        self._url = url  # for clients on this machine
         self._notice = home / "controller.json"
         self._on_ready = on_ready
         self._status = 0
@@ -188,9 +196,14 @@ class _Server(uvicorn.Server):
     async def until_stopped(self, listener: socket.socket) -> int:
         self._loop = asyncio.get_running_loop()
         self._site.controller.failed.add_done_callback(self._store_failed)
+        self.config.load()
+        assert self.config.ssl is not None
+        upkeep = Upkeep(self._home, self._site, self._certificates, self.config.ssl, clock)
+        looking = asyncio.create_task(upkeep.run(), name="upkeep")
         try:
             await self.serve(sockets=[listener])
         finally:
+            looking.cancel()
             self._notice.unlink(missing_ok=True)
         return self._status
 
@@ -207,10 +220,10 @@ class _Server(uvicorn.Server):
             for listener in sockets or []
         ]
         self.started = True
-        notice = {"url": self._site.url, "pid": os.getpid(), "version": VERSION}
+        notice = {"url": self._url, "pid": os.getpid(), "version": VERSION}
         write_file(self._notice, json.dumps(notice).encode(), 0o644)
-        logger.info("controller.ready url=%s version=%s", self._site.url, VERSION)
-        self._on_ready(self._site.url)
+        logger.info("controller.ready url=%s version=%s", self._url, VERSION)
+        self._on_ready(self._url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which waits for goodbyes of clients that sleep, and calls it an error when none comes."""

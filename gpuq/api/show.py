@@ -20,20 +20,23 @@ from gpuq.units import format_time
 
 _LOOKED_UP = {"command": "specs", "cwd": "specs", "nodes": "attempts"}  # what a field costs a look into the store
 
+_ASKED_FOR = {"priority", "time_limit_seconds"}  # fields that only rows have, and only when they are named
+
 
 class JobLens:
     """Jobs as one caller sees them. Made for one answer: what it shows is of the moment it was made for.
 
-    `prepare` fetches what the store has of many jobs at once; a getter then takes well under a microsecond.
+    Only reasons may be up to reasons_age seconds old. `prepare` fetches what the store has of many jobs at once; a
+    getter then takes well under a microsecond.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, reasons_age: float = 0.0) -> None:
         self._call = call
         self._view = call.controller.view
         self._commands: Mapping[JobId, tuple[tuple[str, ...], str | None]] = {}
         self._attempts: Mapping[JobId, Attempt] = {}
         self._times: dict[float | None, str | None] = {}
-        self._reason = call.controller.explainer().reason
+        self._reason = call.controller.explainer(reasons_age).reason
         self._reasons: dict[WaitReason | None, dict[str, str] | None] = {}
         # One function for each field, in the order they are shown. What stands on the record is read in C.
         self.getters: dict[str, Callable[[Job], Any]] = {
@@ -55,6 +58,8 @@ class JobLens:
             "started_at": lambda job: self.time(job.started_at),
             "finished_at": lambda job: self.time(job.finished_at),
             "elements": self.elements,
+            "priority": attrgetter("priority"),
+            "time_limit_seconds": attrgetter("time_limit_seconds"),
         }
 
     def prepare(self, jobs: Sequence[Job], fields: Iterable[str] = _LOOKED_UP) -> None:
@@ -63,12 +68,19 @@ class JobLens:
         if "specs" in wanted:
             self._commands = stored_specs.commands(reader, (job.id for job in jobs if self._call.owns(job.user)))
         if "attempts" in wanted:
-            ended = (job.id for job in jobs if job.state in FINAL and job.attempt)
-            self._attempts = stored_attempts.latest(reader, ended)
+            ended = [job.id for job in jobs if job.state in FINAL and job.attempt]
+            kept = self._call.controller.board.ended
+            known = {id: attempt for id in ended if id in kept and (attempt := kept[id].attempt) is not None}
+            self._attempts = known | stored_attempts.latest(reader, (id for id in ended if id not in known))
+
+    def rows(self, jobs: Sequence[Job], fields: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The values of these fields, one tuple for each job."""
+        self.prepare(jobs, fields)
+        return list(zip(*(map(self.getters[field], jobs) for field in fields), strict=True))
 
     def item(self, job: Job) -> dict[str, Any]:
         """A job as DESIGN section 7 has it; an array also has 'elements'."""
-        shown = {field: getter(job) for field, getter in self.getters.items()}
+        shown = {field: getter(job) for field, getter in self.getters.items() if field not in _ASKED_FOR}
         if job.array is None:
             del shown["elements"]
         return shown
@@ -126,11 +138,10 @@ class JobLens:
 
 def element_counts(call: Call, array: Job) -> Mapping[JobState, int]:
     """Elements by state, of an array that lives or has ended."""
-    if array.state in FINAL:
-        made: Mapping[JobState, int] = stored_jobs.element_counts(call.controller.store.reader, array.id)
-    else:
-        made = call.controller.view.element_counts(array.id)
-    return arrays.with_unmade(array, made)
+    known = call.controller.board.elements(array.id)
+    if known is not None:
+        return known
+    return arrays.with_unmade(array, stored_jobs.element_counts(call.controller.store.reader, array.id))
 
 
 def show_reason(reason: WaitReason | None) -> dict[str, str] | None:
@@ -196,6 +207,26 @@ def show_node(call: Call, node: Node) -> dict[str, Any]:
     }
 
 
+def show_sample(call: Call, node: Node) -> list[Any]:
+    """What a sample says of a node, without names: a thousand nodes send one each every few seconds."""
+    sample = call.controller.sample(node.name) or NodeSample()
+    readings = {reading.index: reading for reading in sample.gpus}
+    return [
+        node.name,
+        sample.cpu_percent,
+        sample.memory_used_bytes,
+        sample.disk_used_bytes,
+        format_time(call.controller.last_seen(node.name)),
+        [_show_reading(readings.get(gpu.index)) for gpu in (node.inventory.gpus if node.inventory else ())],
+    ]
+
+
+def _show_reading(reading: GpuSample | None) -> list[Any]:
+    if reading is None:
+        return [None] * 4
+    return [reading.utilization_percent, reading.memory_used_bytes, reading.temperature_c, reading.power_w]
+
+
 def _holders(call: Call, name: NodeName) -> Mapping[int, list[str]]:
     """Ids of the jobs on each GPU of a node."""
     holders: defaultdict[int, list[str]] = defaultdict(list)
@@ -239,4 +270,5 @@ def show_event(call: Call, event: Event) -> dict[str, Any]:
         "attempt": said.attempt,
         "node": said.node,
         "user": said.user,
+        "address": said.address if call.actor.admin else None,
     }

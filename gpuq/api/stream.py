@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Query
@@ -13,10 +12,10 @@ from starlette.responses import Response, StreamingResponse
 from gpuq.api.answers import answer, json_bytes
 from gpuq.api.calls import By, Call
 from gpuq.api.jobs import Id, Wait
-from gpuq.api.lookup import attempts_of, require, require_owner, shown_state
+from gpuq.api.lookup import shown_state
+from gpuq.api.reading import Reading, readable, reading_of
 from gpuq.api.show import show_event
-from gpuq.errors import InvalidRequest, NotFound
-from gpuq.model import Attempt, Job, JobId, NodeName
+from gpuq.model import JobId, NodeName
 from gpuq.protocol import POLL_SECONDS
 from gpuq.store import events as stored
 from gpuq.store.logfiles import Log, LogFiles
@@ -34,18 +33,6 @@ EventId = Annotated[int | None, Query(ge=0, lt=1 << 63, description="id of the l
 # ---------------------------------------------------------------- logs
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """One rank's log at one moment. end is its final size, once that is known."""
-
-    job: Job
-    record: Job | None  # as memory has it: None for one that has ended or is not made yet
-    attempt: Attempt | None
-    log: Log | None
-    size: int = 0
-    end: int | None = None
-
-
 async def log(
     call: By,
     id: Id,
@@ -57,14 +44,11 @@ async def log(
     wait: Wait = 0,
 ) -> Response:
     """Bytes of a job's log. With wait, answers once there are bytes at offset, no more will come, or the job moved."""
-    job = require(call, id)
-    require_owner(call, job, "log")
-    if job.array is not None:
-        raise InvalidRequest(f"job {job.id} is an array", f"name one element, such as {job.id}_{_first(job)}")
-    reading = await _reading(call, job, attempt, rank)
+    job = readable(call, id)
+    reading = await reading_of(call, job, attempt, rank)
     if wait and tail is None and reading.size <= offset and (reading.end is None or reading.end > offset):
         await _news(call, reading, offset, min(wait, POLL_SECONDS))
-        reading = await _reading(call, job, attempt, rank)
+        reading = await reading_of(call, job, attempt, rank)
     data = b""
     if reading.log is not None:
         offset, data = await asyncio.to_thread(_read, call.site.logs, reading.log, offset, limit, tail)
@@ -80,45 +64,12 @@ async def log(
     return Response(data, 200, headers, "application/octet-stream")
 
 
-def _first(array: Job) -> int:
-    assert array.array is not None
-    return array.array.ranges[0].start
-
-
 def _read(files: LogFiles, log: Log, offset: int, limit: int, tail: int | None) -> tuple[int, bytes]:
     start = offset if tail is None else files.tail_offset(log, tail)
     return start, files.read(log, start, limit)
 
 
-async def _reading(call: Call, job: Job, number: int | None, rank: int) -> _Reading:
-    """The log as it is now; raises NotFound for an attempt or rank the job has not had."""
-    await call.controller.settled()
-    record = call.controller.view.job(job.id)
-    job = record or require(call, job.id)
-    wanted = job.attempt if number is None else number
-    if not wanted:
-        return _Reading(job, record, None, None)
-    found = _attempt(call, job, wanted)
-    if found is None or rank >= len(found.ranks):
-        missing = f"attempt {wanted}" if found is None else f"rank {rank} in attempt {wanted}"
-        raise NotFound(f"job {job.id} has had no {missing}")
-    key = found.uid, rank
-    size = await asyncio.to_thread(call.site.logs.size, key)
-    told = found.ranks[rank].exit
-    end = told.log_size if told is not None else None
-    if end is None and not found.live:
-        end = size  # its node is gone: what is here is all there will ever be
-    return _Reading(job, record, found, key, size, end)
-
-
-def _attempt(call: Call, job: Job, number: int) -> Attempt | None:
-    live = call.controller.view.attempt_of(job.id)
-    if live is not None and live.number == number:
-        return live
-    return next((a for a in reversed(attempts_of(call.controller, job.id)) if a.number == number), None)
-
-
-async def _news(call: Call, reading: _Reading, offset: int, seconds: float) -> None:
+async def _news(call: Call, reading: Reading, offset: int, seconds: float) -> None:
     """Waits for more of this log, for its end, or for the job to be in another state or attempt."""
     files, id, log = call.site.logs, reading.job.id, reading.log
     attempt = reading.attempt if reading.attempt is not None and reading.attempt.live else None

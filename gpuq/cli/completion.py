@@ -36,11 +36,24 @@ def _options() -> dict[str, list[_Option]]:
 
 
 def _options_of(command: click.Command) -> list[_Option]:
-    params = command.get_params(click.Context(command, help_option_names=HELP_NAMES))
-    return [_Option(param) for param in params if isinstance(param, click.Option) and not param.hidden]
+    """Its own and those of its subcommands."""
+    found: dict[str, _Option] = {}
+    for each in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+        params = each.get_params(click.Context(each, help_option_names=HELP_NAMES))
+        for param in params:
+            if isinstance(param, click.Option) and not param.hidden:
+                found.setdefault(param.opts[0], _Option(param))
+    return list(found.values())
+
+
+def _subcommands() -> dict[str, list[str]]:
+    """Of the verbs that have any, such as `token`."""
+    commands = {name: load(verb.command) for name, verb in VERBS.items()}
+    return {name: sorted(found.commands) for name, found in commands.items() if isinstance(found, click.Group)}
 
 
 def _bash() -> str:
+    named = {verb: " ".join(words) for verb, words in _subcommands().items()}
     lines = [
         "# bash completion for gpuq",
         "_gpuq() {",
@@ -69,6 +82,10 @@ def _bash() -> str:
         "    fi",
         '    if [[ "$word" == -* ]]; then',
         '        COMPREPLY=($(compgen -W "$options" -- "$word"))',
+        "    elif ((COMP_CWORD == 2)); then",
+        '        case "$verb" in',
+        *(f'            {verb}) COMPREPLY=($(compgen -W "{words}" -- "$word")) ;;' for verb, words in named.items()),
+        "        esac",
         "    fi",
         "}",
         "complete -o default -F _gpuq gpuq gpuq.pyz",
@@ -77,6 +94,7 @@ def _bash() -> str:
 
 
 def _zsh() -> str:
+    named = _subcommands()
     verbs = [f"        '{name}:{_quoted(verb.help)}'" for name, verb in VERBS.items()]
     lines = [
         "#compdef gpuq gpuq.pyz",
@@ -95,6 +113,8 @@ def _zsh() -> str:
     ]
     for verb, options in _options().items():
         stops = "'*::command:_normal'" if verb in ("submit", "run") else "'*:argument:_files'"
+        if verb in named:
+            stops = f"'1:command:({' '.join(named[verb])})' {stops}"
         lines.append(f"        {verb}) _arguments {' '.join(map(_zsh_option, options))} {stops} ;;")
     lines += ["    esac", "}", '_gpuq "$@"']
     return "\n".join(lines) + "\n"
@@ -116,6 +136,8 @@ def _fish() -> str:
     lines = ["# fish completion for gpuq"]
     for name, verb in VERBS.items():
         lines.append(f"complete -c gpuq -n __fish_use_subcommand -f -a {name} -d '{_quoted(verb.help)}'")
+    for name, words in _subcommands().items():
+        lines.append(f"complete -c gpuq -n '__fish_seen_subcommand_from {name}' -f -a '{' '.join(words)}'")
     for name, options in _options().items():
         for option in options:
             words = [f"complete -c gpuq -n '__fish_seen_subcommand_from {name}'"]

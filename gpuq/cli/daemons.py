@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from gpuq.config import write_private
+from gpuq.cli.systemd import manager_of
+from gpuq.config import read_text, write_private
 from gpuq.errors import Conflict, Unavailable
 from gpuq.version import VERSION
 
@@ -63,6 +64,12 @@ class Daemon:
             return None
         return running if _identity(pid) == identity and self._is_called_so(pid) else None
 
+    @property
+    def url(self) -> str:
+        """Where the controller of this home answers; '' while it does not."""
+        description = read_text(str(self.directory / "controller.json"))
+        return str(json.loads(description)["url"]) if description else ""
+
     def start(self, arguments: Sequence[str], secret: str = "", ready: int | None = None) -> subprocess.Popen[bytes]:
         """Starts it in a session of its own, its output appended to daemon.log. secret goes to its standard input.
 
@@ -99,6 +106,9 @@ class Daemon:
 
         Being killed costs neither anything: the controller recovers from its store, the agent finds its jobs again.
         """
+        if systemd := manager_of(self.kind, running.pid):
+            systemd.stop(self.kind)  # which would start it again
+            return True
         identity = _identity(running.pid)
         for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
             if identity is None or self.running() != running:

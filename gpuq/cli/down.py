@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gpuq.cli.daemons import Daemon, alone
+from gpuq.cli.service import manager_in_charge
 from gpuq.cli.terminal import tell, visible
 from gpuq.cli.up import local_client, stop_both
 from gpuq.client.http import Client
@@ -43,6 +44,8 @@ def down(keep_jobs: bool, stop_jobs: bool, home: str | None) -> int:
         after = _jobs_first(home, controller, keep_jobs, stop_jobs)
         stop_both(controller, agent)
     tell(f"stopped{after}")
+    if any(manager_in_charge(daemon.kind, home) for daemon in (controller, agent)):
+        tell("systemd starts gpuq again at the next boot; to end that: gpuq service uninstall")
     return 0
 
 

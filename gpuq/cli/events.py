@@ -59,5 +59,7 @@ def _line(event: dict[str, Any]) -> str:
         about.append(f"node {event['node']}")
     if event["user"] is not None:
         about.append(event["user"])
+    if event.get("address") is not None:
+        about.append(f"from {event['address']}")
     words = [local_time(event["at"]), event["kind"], " ".join(about), event["text"]]
     return visible("  ".join(word for word in words if word))

@@ -49,7 +49,8 @@ GROUPS: tuple[dict[str, Verb], ...] = (
         "update": Verb("gpuq.cli.change:update", "Change a job's priority, time limit, name, ..."),
     },
     {
-        "nodes": Verb("gpuq.cli.nodes:nodes", "List nodes"),
+        "tui": Verb("gpuq.cli.tui:tui", "Watch all of it in the terminal, and act on it"),
+        "nodes": Verb("gpuq.cli.nodes:nodes", "List nodes, or remove one"),
         "gpus": Verb("gpuq.cli.nodes:gpus", "List GPUs, what they do and for whom"),
         "cordon": Verb("gpuq.cli.nodes:cordon", "Give a node no new work"),
         "uncordon": Verb("gpuq.cli.nodes:uncordon", "Give a node work again"),
@@ -59,6 +60,11 @@ GROUPS: tuple[dict[str, Verb], ...] = (
     {
         "controller": Verb("gpuq.cli.controller:controller", "Run a controller in the foreground", daemon=True),
         "agent": Verb("gpuq.cli.agent:agent", "Run this machine's agent in the foreground", daemon=True),
+        "login": Verb("gpuq.cli.login:login", "Log in to a cluster, or list those logged in to"),
+        "token": Verb("gpuq.cli.token:token", "Make, list and revoke tokens"),
+        "user": Verb("gpuq.cli.user:user", "Add, list and disable users"),
+        "config": Verb("gpuq.cli.config:config", "Show and change the cluster's settings"),
+        "service": Verb("gpuq.cli.service:service", "Have systemd run gpuq on this machine, from boot on"),
         "version": Verb("gpuq.cli.version:version", "Print the version"),
         "completion": Verb(
             "gpuq.cli.completion:completion", "Print a script that completes gpuq's commands in your shell"
@@ -67,9 +73,7 @@ GROUPS: tuple[dict[str, Verb], ...] = (
 )
 VERBS = {name: verb for group in GROUPS for name, verb in group.items()}
 ALIASES = {"ls": "queue"}
-PLANNED = frozenset(
-    {"attach", "config", "doctor", "forward", "login", "nodes remove", "simulate", "token", "tui", "user"}
-)
+PLANNED = frozenset({"attach", "doctor", "forward", "simulate"})
 # What the same is called elsewhere. Spelling alone would answer 'delete' with 'release' and 'ps' with 'gpus'.
 OTHER_NAMES = {
     **dict.fromkeys(("sbatch", "enqueue", "add"), "submit"),
@@ -154,6 +158,11 @@ def _dispatch(arguments: list[str]) -> int:
     verb = VERBS.get(name)
     if verb is None or _planned(name, rest):
         return complain(_unknown(name, rest), 2)
+    if verb.daemon:
+        from gpuq.cli.own_copy import settle
+
+        if trouble := settle(name, rest):
+            return complain(trouble)
     from gpuq.cli.invoke import invoke  # not before it is known to be needed: it brings click, 20 ms
 
     return invoke(name, verb.command, rest, verb.gives_job_status)

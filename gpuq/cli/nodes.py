@@ -1,4 +1,4 @@
-"""The verbs about machines: nodes, gpus, cordon, uncordon, drain."""
+"""The verbs about machines: nodes and nodes remove, gpus, cordon, uncordon, drain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from gpuq.cli.connect import connect, connection
+from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.params import JSON, examples
 from gpuq.cli.table import table
 from gpuq.cli.terminal import note, say, say_json, stdout_width, table_time, visible
@@ -18,18 +19,39 @@ _TEXT = click.option("--text", "--reason", "text", default="", metavar="TEXT", h
 _NODE = click.argument("node", metavar="NODE")
 
 
-@click.command(name="nodes")
+@click.group(name="nodes", invoke_without_command=True, context_settings={"help_option_names": HELP_NAMES})
 @JSON
 @connection
-def nodes(as_json: bool) -> None:
+@click.pass_context
+def nodes(ctx: click.Context, as_json: bool) -> None:
     """List nodes: their state, what they have, and how much of it is used. '-' means not known."""
+    if ctx.invoked_subcommand is not None:
+        return
     items = connect().get("/nodes")["items"]
     if as_json:
         say_json({"items": items, "next": None})
         return
     say(table(NODE_HEADER, [_node_cells(n) for n in items], stdout_width(), cut="NODE", right=("GPUS", "BUSY", "CPUS")))
     if not items:
-        note("no nodes yet; 'gpuq up' or 'gpuq agent' brings one")
+        note("no nodes yet; 'gpuq up' brings one, and 'gpuq token create --role join' says how others join")
+
+
+@nodes.command(name="remove", epilog=examples("gpuq nodes remove n3"))
+@_NODE
+@click.option("--force", is_flag=True, help="The machine is gone for good: what runs there counts as dead.")
+@JSON
+@connection
+def remove(node: str, force: bool, as_json: bool) -> None:
+    """Take a node out of the cluster, and revoke its token.
+
+    With --force its jobs are queued again, or FAILED, at once: that their processes are gone is your word alone. An
+    agent that still answers is told to end them; one that does not goes on with them until its machine joins again.
+    """
+    removed = connect().post(f"/nodes/{node}/remove", {"force": force})
+    if as_json:
+        say_json(removed)
+    else:
+        say(f"node {visible(node)} is no longer part of the cluster")
 
 
 def _node_cells(node: dict[str, Any]) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ _SUBMIT_OPTIONS = [
         help="Longest run time: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S, or 2h30m. None unless given.",
     ),
     _o("-p", "--partition", "--queue", "queue", metavar="QUEUE", help="Queue to wait in."),
-    _o("--priority", type=int, metavar="INT", help="Higher starts first; only an admin may go above 0."),
+    _o("--priority", type=int, metavar="INT", help="Higher starts first; only an admin may go above the default."),
     _o(
         "-d",
         "--dependency",

@@ -9,8 +9,8 @@ import click
 
 from gpuq.cli.connect import client_for, connection, context
 from gpuq.cli.daemons import Daemon, Running
-from gpuq.cli.up import is_shared, trust_note
-from gpuq.config import host_home, read_text
+from gpuq.cli.up import trust_note
+from gpuq.config import host_home
 from gpuq.errors import GpuqError, Unreachable
 
 
@@ -23,7 +23,7 @@ def status(home: str | None, as_json: bool) -> int:
     home = host_home(home)
     controller, agent = Daemon(home, "controller"), Daemon(home, "agent")
     head, hand = controller.running(), agent.running()
-    url = _url_of(controller) if head else None
+    url = controller.url or None if head else None
     if as_json:
         document = {
             "controller": head and {"url": url, "pid": head.pid, "version": head.version},
@@ -34,7 +34,7 @@ def status(home: str | None, as_json: bool) -> int:
     click.echo(f"controller  {_daemon_text(head, url)}")
     click.echo(f"agent       {_daemon_text(hand, hand and hand.facts.get('name'))}")
     if hand:
-        click.echo(f"trust       {trust_note(is_shared(hand))}")
+        click.echo(f"trust       {trust_note(hand)}")
     try:
         chosen = context()
     except Unreachable:
@@ -61,11 +61,6 @@ def cluster_lines(cluster: dict[str, Any], url: str) -> list[str]:
         f"gpus        {gpus['busy']} of {gpus['total']} busy{simulated}",
         f"jobs        {counted or 'none'}",
     ]
-
-
-def _url_of(controller: Daemon) -> str | None:
-    text = read_text(str(controller.directory / "controller.json"))
-    return str(json.loads(text)["url"]) if text else None
 
 
 def _daemon_text(running: Running | None, what: str | None) -> str:

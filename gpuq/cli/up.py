@@ -13,9 +13,13 @@ from typing import Any
 
 import click
 
-from gpuq.cli.agent import check_simulated, enrol, node_name, token_path
+from gpuq.cli.agent import check_simulated
+from gpuq.cli.controller import ADDRESS
 from gpuq.cli.daemons import Daemon, Running, alone, await_ready
+from gpuq.cli.joining import enrol, keep, node_name, token_path
 from gpuq.cli.params import examples
+from gpuq.cli.service import SERVICE, manager_in_charge, manager_or_note, run_as_service
+from gpuq.cli.systemd import Systemd
 from gpuq.cli.terminal import tell
 from gpuq.client.http import Client
 from gpuq.config import host_home, read_text, remember_home, write_private
@@ -25,6 +29,7 @@ NODE_SECONDS = 60.0  # an agent asks the driver about every GPU first; eight tha
 _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
 _DEFAULT_LISTEN = "127.0.0.1:0"
+_SERVICE_PORT = "7443"
 
 
 @click.command(epilog=examples("gpuq up --detach --simulate-gpus 8xH100-80GB"))
@@ -32,10 +37,20 @@ _DEFAULT_LISTEN = "127.0.0.1:0"
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where the controller answers; default: this machine only, any port."
 )
+@ADDRESS
 @click.option("--home", metavar="DIR", help="Keep state in DIR, on a local file system. Later commands remember it.")
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready.")
-@click.option("--shared-account", is_flag=True, help="Without root: run everyone's jobs as your account.")
-def up(simulate_gpus: str | None, listen: str | None, home: str | None, detach: bool, shared_account: bool) -> int:
+@click.option("--shared-account", is_flag=True, help="Run everyone's jobs as your account.")
+@SERVICE
+def up(
+    simulate_gpus: str | None,
+    listen: str | None,
+    address: str | None,
+    home: str | None,
+    detach: bool,
+    shared_account: bool,
+    service: bool,
+) -> int:
     """Start the cluster on this machine: a controller and an agent, whichever is not running.
 
     Daemons of another version of gpuq are replaced; jobs are not touched by that. In the foreground, Ctrl-C stops both
@@ -45,9 +60,9 @@ def up(simulate_gpus: str | None, listen: str | None, home: str | None, detach: 
     name = node_name()
     check_simulated(simulate_gpus, name)
     with alone(home, lambda: tell("another gpuq up or down is at work here, waiting for it")):
-        machine = _Machine(home, name)
+        machine = _Machine(home, name, manager_or_note() if service else None)
         try:
-            machine.ensure_controller(listen)
+            machine.ensure_controller(listen, address)
             machine.ensure_agent(simulate_gpus, shared_account)
             node = machine.await_node()
         except BaseException as error:
@@ -57,7 +72,7 @@ def up(simulate_gpus: str | None, listen: str | None, home: str | None, detach: 
             raise
         remember_home(home)
     tell(summary(machine, node))
-    if detach or not machine.started:
+    if detach or any(machine.systemd.values()) or not machine.started:
         return 0
     tell("\nCtrl-C stops the controller and the agent; jobs keep running.")
     return _stay(machine)
@@ -66,36 +81,50 @@ def up(simulate_gpus: str | None, listen: str | None, home: str | None, detach: 
 class _Machine:
     """The two daemons of a home, and which of them this command started."""
 
-    def __init__(self, home: str, name: str) -> None:
+    def __init__(self, home: str, name: str, asked: Systemd | None) -> None:
+        """asked: what is to run both, by --service."""
         self.home = home
         self.name = name
+        self.systemd = {kind: asked or manager_in_charge(kind, home) for kind in ("controller", "agent")}
         self.controller = Daemon(home, "controller")
         self.agent = Daemon(home, "agent")
         self.started: list[Daemon] = []
 
     @property
     def url(self) -> str:
-        description = read_text(str(self.controller.directory / "controller.json"))
-        return str(json.loads(description)["url"]) if description else ""
+        return self.controller.url
 
     def client(self) -> Client:
         """As the administrator whose token the controller left in its home."""
         return local_client(self.home)
 
-    def ensure_controller(self, listen: str | None) -> None:
+    def ensure_controller(self, listen: str | None, address: str | None) -> None:
         found = self._keep_or_replace(self.controller)
+        told = [] if address is None else ["--address", address]
         if found:
-            if listen and not _same_address(listen, self.url):
+            if told or (listen and not _same_address(listen, self.url)):
                 raise Conflict(
                     f"the controller already runs, at {self.url}", "to move it, first: gpuq down --keep-jobs"
                 )
             tell(f"the controller is already running at {self.url} (pid {found.pid})")
             return
         tell("starting the controller")
+        if systemd := self.systemd["controller"]:
+            unchanged = listen is None and not told and systemd.installed("controller", self.home)
+            options = ["--listen", _fixed(self.home, _where_to_listen(self.home, listen)), *told]
+            run_as_service(systemd, self.controller, [] if unchanged else options)
+            self.started.append(self.controller)
+        else:
+            self._start_controller(listen, told)
+        if listen:
+            write_private(f"{self.home}/listen", listen)
+
+    def _start_controller(self, listen: str | None, told: list[str]) -> None:
         reading, writing = os.pipe()
         arguments = [
             "--listen",
             _where_to_listen(self.home, listen),
+            *told,
             "--home",
             self.home,
             "--ready-fd",
@@ -111,10 +140,9 @@ class _Machine:
                 raise Unavailable(f"the controller ended as it started: {self.controller.last_words()}")
         finally:
             os.close(reading)
-        if listen:
-            write_private(f"{self.home}/listen", listen)
 
     def ensure_agent(self, simulate: str | None, shared_account: bool) -> None:
+        told = simulate is not None or shared_account
         before = self.agent.running()
         found = self._keep_or_replace(self.agent)
         if found and simulate is not None and found.facts.get("simulate") != simulate:
@@ -133,12 +161,21 @@ class _Machine:
         if before:  # what replaces it offers the same, to the same people, unless told otherwise
             simulate = simulate or before.facts.get("simulate") or None
             shared_account = shared_account or is_shared(before)
+        # Root's own controller may have root's jobs run: whoever commands it is root here anyway. An agent that someone
+        # has started without that is not replaced by one that allows more.
+        root_jobs = os.geteuid() == 0 and (before is None or before.facts.get("root_jobs", "yes") == "yes")
         token = read_text(token_path(self.home)) or enrol(self.client(), self.home, self.name)
         tell("starting the agent")
+        options = ["--simulate-gpus", simulate] if simulate is not None else []
+        options += ["--shared-account"] if shared_account else ["--root-jobs"] if root_jobs else []
+        if systemd := self.systemd["agent"]:
+            keep(self.home, self.name, self.url, token.strip())
+            unchanged = not told and systemd.installed("agent", self.home)
+            run_as_service(systemd, self.agent, [] if unchanged else options)
+            self.started.append(self.agent)
+            return
         self._remember_simulated(simulate)
-        arguments = ["--controller", self.url, "--token", "-", "--name", self.name, "--home", self.home]
-        arguments += ["--simulate-gpus", simulate] if simulate is not None else []
-        arguments += ["--shared-account"] if shared_account else []
+        arguments = ["--controller", self.url, "--token", "-", "--name", self.name, "--home", self.home, *options]
         process = self.agent.start(arguments, secret=token.strip())
         self.started.append(self.agent)
         while self.agent.running() is None:
@@ -183,12 +220,17 @@ class _Machine:
                 daemon.stop(running)
 
     def _keep_or_replace(self, daemon: Daemon) -> Running | None:
-        """The daemon that runs and may stay; one of another gpuq is stopped first."""
+        """The daemon that runs and may stay; one of another gpuq is stopped first (by systemd, when that starts it)."""
         found = daemon.running()
-        if found is None or found.is_this_gpuq:
+        if found is None:
+            return None
+        systemd = self.systemd[daemon.kind]
+        if found.is_this_gpuq and (systemd is None or systemd.main_pid(daemon.kind) == found.pid):
             return found
-        tell(f"replacing the {daemon.kind} of gpuq {found.version} (pid {found.pid}); jobs are not touched")
-        daemon.stop(found)
+        if not found.is_this_gpuq:
+            tell(f"replacing the {daemon.kind} of gpuq {found.version} (pid {found.pid}); jobs are not touched")
+        if systemd is None:
+            daemon.stop(found)
         return None
 
 
@@ -206,11 +248,14 @@ def is_shared(agent: Running) -> bool:
     return agent.facts.get("shared_account") == "yes"
 
 
-def trust_note(shared_account: bool) -> str:
+def trust_note(agent: Running | None) -> str:
     """Whose jobs may run here, and as whom."""
     account = pwd.getpwuid(os.geteuid()).pw_name
-    if shared_account:
+    if agent is not None and is_shared(agent):
         return f"--shared-account: everyone who may submit runs jobs as {account}, and can do what {account} can"
+    if os.geteuid() == 0:
+        of_root = "root's as root" if agent is not None and agent.facts.get("root_jobs") == "yes" else "none as root"
+        return f"each job runs in the account of its user, {of_root}"
     return f"only jobs of {account} run here (gpuq up --shared-account runs everyone's, as {account})"
 
 
@@ -232,7 +277,7 @@ def summary(machine: _Machine, node: Mapping[str, Any]) -> str:
             "",
             f"controller  {machine.url}",
             f"node        {node['name']}: {gpu_text(node)}",
-            f"trust       {trust_note(agent is not None and is_shared(agent))}",
+            f"trust       {trust_note(agent)}",
             "",
             "next:",
             f"  {f'gpuq run {gpus}{try_it}':<26}run something and see its output",
@@ -245,6 +290,13 @@ def summary(machine: _Machine, node: Mapping[str, Any]) -> str:
 def _where_to_listen(home: str, given: str | None) -> str:
     """As given, else as given last time, else on this machine only. (To port 0 it prefers the port it had last.)"""
     return given or read_text(f"{home}/listen") or _DEFAULT_LISTEN
+
+
+def _fixed(home: str, listen: str) -> str:
+    """The same with a port that stays: a service whose port is taken waits for it, and its agents would not find it."""
+    host, _, port = listen.rpartition(":")
+    kept = (read_text(f"{home}/controller/port") or _SERVICE_PORT).strip()
+    return f"{host}:{kept if port == '0' else port}"
 
 
 def _same_address(listen: str, url: str) -> bool:

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpuq.model import AttemptUid, Job, JobId, NodeName, PutToken
+from gpuq.changes import PutToken
+from gpuq.model import AttemptUid, Job, JobId, NodeName
 from gpuq.protocol import Selection, Submission, SyncRequest
+from gpuq.settings import Settings
 from gpuq.states import JobState
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks, as the API authenticated them. role: viewer, user, admin or node."""
+    """Who asks, as the API authenticated them. role: viewer, user, admin, node or join."""
 
     user: str
     role: str
     node: NodeName | None = None
+    address: str | None = None  # where from, for the record
 
     @property
     def admin(self) -> bool:
@@ -118,11 +121,78 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveNode:
+    """force takes the admin's word as proof that what runs there is dead."""
+
+    actor: Actor
+    name: NodeName
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StoreToken:
-    """Add a token, or put a revoked one in its place."""
+    """Add a token, made by the API. One for a node takes the place of all that node had."""
 
     actor: Actor
     token: PutToken
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOwnersToken:
+    """Add an administrator's token for the account that runs the controller, whatever became of its user."""
+
+    token: PutToken
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.token.user, "admin")
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeToken:
+    actor: Actor
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddUser:
+    actor: Actor
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRole:
+    """The most that tokens of a user may do, from now on."""
+
+    actor: Actor
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class DisableUser:
+    """With jobs that have not ended, one of cancel_jobs and give_jobs_to says what becomes of them."""
+
+    actor: Actor
+    name: str
+    cancel_jobs: bool = False
+    give_jobs_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnableUser:
+    actor: Actor
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSettings:
+    """These settings in the place of those there are. based_on: refused if theirs is another version by now."""
+
+    actor: Actor
+    settings: Settings  # their own version says nothing
+    based_on: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,5 +222,25 @@ class Schedule:
     seed: str
 
 
-UserCommand = Submit | Cancel | Hold | Release | Requeue | Update | EnrolNode | Cordon | Uncordon | Drain | StoreToken
+UserCommand = (
+    Submit
+    | Cancel
+    | Hold
+    | Release
+    | Requeue
+    | Update
+    | EnrolNode
+    | Cordon
+    | Uncordon
+    | Drain
+    | RemoveNode
+    | StoreToken
+    | StoreOwnersToken
+    | RevokeToken
+    | AddUser
+    | SetRole
+    | DisableUser
+    | EnableUser
+    | ChangeSettings
+)
 Command = UserCommand | Report | Silence | Tick | Schedule

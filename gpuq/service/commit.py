@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from gpuq.changes import AddEvent, Change, PutAttempt, PutJob, PutReply
 from gpuq.cluster import Cluster
 from gpuq.errors import Unavailable
-from gpuq.model import AddEvent, AttemptUid, Change, Job, JobId, PutAttempt, PutJob, PutReply
+from gpuq.model import AttemptUid, Job, JobId
+from gpuq.service.board import Board
 from gpuq.states import FINAL
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Commit:
 
     def __init__(self, cluster: Cluster, writer: Writer, last: int) -> None:
         self.cluster = cluster
+        self.board = Board(cluster)
         self.last = last  # number of the newest change applied
         self.durable = last
         self._writer = writer
@@ -53,6 +56,7 @@ class Commit:
         """Applies at once and hands on; gives the number under which these changes will be durable."""
         if changes:
             self.last += 1
+            self.board.note(changes)
             self.cluster.apply(changes)
             self._note(changes)
             self._flying.append((self.last, changes))
@@ -80,6 +84,7 @@ class Commit:
         Their numbers are used again: no answer computed at one of them has ever left.
         """
         self.cluster = cluster
+        self.board.start(cluster)
         self.last = self.durable
         self._flying.clear()
         self._ended_jobs.clear()

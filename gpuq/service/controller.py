@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gpuq.changes import Change, PutAttempt, PutJob, PutNode, PutReply, PutSettings
 from gpuq.cluster import Cluster, Snapshot
 from gpuq.errors import Conflict, GpuqError, NoSpace
-from gpuq.model import Change, Job, JobId, NodeName, NodeSample, Now, PutAttempt, PutJob, PutNode, PutReply, WaitReason
+from gpuq.model import Job, JobId, NodeName, NodeSample, Now, WaitReason
 from gpuq.protocol import Submission, SyncRequest
 from gpuq.scheduler import Explainer, explain, plan, shortfalls
 from gpuq.service.commands import Actor, Command, Schedule, Silence, Submit, Tick, UserCommand
@@ -43,8 +44,8 @@ class DryRun:
 class Controller:
     """See the module's docstring. All methods are called from one thread; callbacks come on that thread.
 
-    load reads what the store has now; clock gives both clocks; seed gives 20 fresh random hex characters; soon runs a
-    function after the current one.
+    load reads what the store has now; policy holds where the cluster's settings say nothing; clock gives both clocks;
+    seed gives 20 fresh random hex characters; soon runs a function after the current one.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Controller:
         soon: Callable[[Callable[[], None]], None],
     ) -> None:
         snapshot = load()
-        self.policy = policy
+        self._given = policy
+        self.policy = policy.under(snapshot.settings)
         self._load, self._clock, self._seed, self._soon = load, clock, seed, soon
-        self._liveness = Liveness(policy, clock().monotonic)
+        self._liveness = Liveness(self.policy, clock().monotonic)
         self._life = Life(self._liveness)
         self.commit = Commit(self._cluster_of(snapshot), writer, snapshot.last_seq)
         self._records = Records(self.commit, lookup)
@@ -115,9 +117,14 @@ class Controller:
 
     def _apply(self, changes: tuple[Change, ...]) -> int:
         number = self.commit.apply(changes)
+        if any(isinstance(change, PutSettings) for change in changes):
+            self._follow_settings()
         if any(isinstance(change, (PutJob, PutAttempt, PutNode)) for change in changes):
             self._follow_up()
         return number
+
+    def _follow_settings(self) -> None:
+        self.policy = self._liveness.policy = self._given.under(self.view.settings)
 
     def _follow_up(self) -> None:
         """Plans, then answers the polls that have orders now: once for all decisions of this turn."""
@@ -204,6 +211,7 @@ class Controller:
         hint = "nothing was changed; repeat the request when there is space again"
         self._life.paused = error = NoSpace(why, hint)
         self.commit.rolled_back(self._cluster_of(self._load()), error)
+        self._follow_settings()
         self._exchange.refuse_all(error)
 
     def resume(self) -> None:

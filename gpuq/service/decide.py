@@ -9,19 +9,27 @@ from __future__ import annotations
 from typing import Any
 
 from gpuq.model import Now
-from gpuq.service import jobs, nodes, tick, users
+from gpuq.service import jobs, nodes, settings, tick, users
 from gpuq.service.commands import (
+    AddUser,
     Cancel,
+    ChangeSettings,
     Command,
     Cordon,
+    DisableUser,
     Drain,
+    EnableUser,
     EnrolNode,
     Hold,
     Release,
+    RemoveNode,
     Report,
     Requeue,
+    RevokeToken,
     Schedule,
+    SetRole,
     Silence,
+    StoreOwnersToken,
     StoreToken,
     Submit,
     Tick,
@@ -55,8 +63,24 @@ def _dispatch(draft: Draft, command: Command) -> dict[str, Any] | None:
             return nodes.enrol(draft, command)
         case Cordon() | Drain() | Uncordon():
             return nodes.cordon(draft, command)
+        case RemoveNode():
+            return nodes.remove(draft, command)
         case StoreToken():
             return users.store_token(draft, command)
+        case StoreOwnersToken():
+            return users.store_owners_token(draft, command)
+        case RevokeToken():
+            return users.revoke_token(draft, command)
+        case AddUser():
+            return users.add(draft, command)
+        case SetRole():
+            return users.set_role(draft, command)
+        case DisableUser():
+            return users.disable(draft, command)
+        case EnableUser():
+            return users.enable(draft, command)
+        case ChangeSettings():
+            return settings.change(draft, command)
         case Report():
             nodes.report(draft, command)
         case Silence():

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gpuq.model import (
+from gpuq.changes import (
     AddEvent,
-    Attempt,
-    AttemptUid,
     Change,
-    Job,
-    JobId,
-    JobSpec,
-    Node,
-    NodeName,
-    Now,
+    DropNode,
+    GiveJob,
     PutAttempt,
     PutJob,
     PutNode,
+    PutSettings,
     PutSpec,
     PutToken,
+    PutUser,
 )
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, Now, User
+from gpuq.settings import Settings
 from gpuq.states import FINAL, JobState
 from gpuq.view import ClusterView, Policy
 
@@ -109,6 +107,20 @@ class Draft:
     def put_node(self, node: Node) -> None:
         self._nodes[node.name] = node
 
+    def give_job(self, job: Job, user: str) -> None:
+        """Makes a job another's."""
+        self.put_job(replace(job, user=user, request=replace(job.request, account=user)))
+        self._rest.append(GiveJob(job.id, user))
+
+    def drop_node(self, name: NodeName) -> None:
+        self._rest.append(DropNode(name))
+
+    def put_user(self, user: User) -> None:
+        self._rest.append(PutUser(user))
+
+    def put_settings(self, settings: Settings) -> None:
+        self._rest.append(PutSettings(settings))
+
     def put_token(self, token: PutToken) -> None:
         self._rest.append(token)
 
@@ -121,9 +133,10 @@ class Draft:
         attempt: int | None = None,
         node: NodeName | None = None,
         user: str | None = None,
+        address: str | None = None,
     ) -> None:
         id = None if job is None else job.id
-        self._rest.append(AddEvent(self.now.wall, kind, text, id, attempt, node, user))
+        self._rest.append(AddEvent(self.now.wall, kind, text, id, attempt, node, user, address))
 
     def done(self, reply: dict[str, Any] | None = None) -> Decision:
         changes: list[Change] = [PutJob(job) for job in self._jobs.values()]

@@ -185,7 +185,9 @@ class Exchange:
                 self._answer(name, peer, only_if_urgent=True)
 
     def expire(self, now: Now) -> None:
-        """Answers the held polls whose time is up."""
+        """Answers the held polls whose time is up; forgets nodes that were removed, after a last answer."""
+        for gone in self._peers.keys() - self._view.nodes.keys():
+            self._release(self._peers.pop(gone))
         for name, peer in self._peers.items():
             if peer.poll is not None and now.monotonic >= peer.poll.deadline:
                 self._answer(name, peer, only_if_urgent=False)

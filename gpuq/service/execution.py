@@ -185,7 +185,7 @@ def _conclude(draft: Draft, attempt: Attempt, job: Job) -> Job:
     rank = _telling_rank(attempt)
     exit = rank.exit
     assert exit is not None
-    verdict = judge(job, attempt, rank, exit)
+    verdict = judge(job, attempt, rank, exit, _has_no_account(draft, job, rank))
     if job.state is JobState.ALLOCATED and verdict.event not in (JobEvent.REQUEUE, JobEvent.FAIL):
         job = move(draft, job, JobEvent.ACCEPT)  # it came and went between two reports
     if job.state is JobState.STARTING and verdict.event not in (JobEvent.REQUEUE, JobEvent.FAIL):
@@ -227,7 +227,7 @@ def _queue_again(draft: Draft, job: Job, verdict: Verdict) -> Job:
     wait = 0.0
     # A node that turns every order down at once (its disk is full, its GPUs were swapped) is often the best fit again:
     # without a pause it would use up the whole budget of every job within a second.
-    tries = retries if verdict.retries else losses if _turned_down(verdict) else 0
+    tries = retries if verdict.retries else losses if verdict.losses and _turned_down(verdict) else 0
     if tries:
         wait = min(policy.retry_backoff * 2.0 ** min(tries - 1, 20), policy.retry_backoff_max)
     text = "" if verdict.cause is None else verdict.cause.text
@@ -261,8 +261,18 @@ def _telling_rank(attempt: Attempt) -> Rank:
     return min(attempt.ranks, key=weight)
 
 
-def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord) -> Verdict:
-    """The verdict on an ended attempt: what really happened first, what was asked for second."""
+def _has_no_account(draft: Draft, job: Job, rank: Rank) -> bool:
+    """Whether a rank's node says that it runs no jobs of this account: then it is not chosen again."""
+    node = draft.node(rank.node)
+    known = None if node is None else node.inventory
+    return known is not None and bool(known.accounts.refusal(job.request.account))
+
+
+def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: bool = False) -> Verdict:
+    """The verdict on an ended attempt: what really happened first, what was asked for second.
+
+    no_account: the telling rank's node does not run this user's jobs. To find that out costs the job nothing.
+    """
     wish = None if attempt.stop is None else attempt.stop.kind
     if wish is None and exit.stopped in (StopKind.CANCEL, StopKind.REQUEUE):
         wish = exit.stopped  # asked for by a controller that was restored since, and forgot
@@ -283,7 +293,8 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord) -> Verdict:
         cause = Cause(CauseCode.NODE_LOST, exit.text or f"node {rank.node} was lost")
         return _loss(job, cause) if job.requeue else Verdict(JobEvent.FAIL, cause)
     if exit.reason is EndReason.NEVER_STARTED and rank.started_at is None and wish is None:
-        return _loss(job, Cause(CauseCode.NEVER_STARTED, exit.text or "never started"))
+        cause = Cause(CauseCode.NEVER_STARTED, exit.text or "never started")
+        return Verdict(JobEvent.REQUEUE, cause) if no_account else _loss(job, cause)
     if exit.stopped is StopKind.TIME_LIMIT:
         return _own_failure(job, wish, Cause(CauseCode.TIME_LIMIT, exit.text or "reached its time limit"))
     if exit.reason is EndReason.SETUP_FAILED:

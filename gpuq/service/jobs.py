@@ -10,13 +10,11 @@ from gpuq import arrays
 from gpuq.errors import Conflict, InvalidRequest, NotAuthorised, NotFound
 from gpuq.model import EndReason, Job, JobId, JobSpec, OnLost, Request, StopKind
 from gpuq.protocol import Selection, Submission
-from gpuq.service import execution
+from gpuq.service import execution, queues
 from gpuq.service.commands import Actor, Cancel, Hold, Release, Requeue, Submit, Update
 from gpuq.service.draft import Draft
 from gpuq.states import FINAL, JobState
-from gpuq.view import Policy
 
-DEFAULT_QUEUE = "main"
 DEFAULT_GRACE_SECONDS = 30  # as Slurm's KillWait: time to write a checkpoint
 
 
@@ -27,7 +25,7 @@ def submit(draft: Draft, command: Submit) -> dict[str, Any]:
     """A new job or array, QUEUED; its number is the next one."""
     asked, actor = command.submission, command.actor
     _check_role(actor)
-    job = new_job(asked, actor, draft.view.next_number, draft.now.wall, draft.policy)
+    job = new_job(draft, asked, actor)
     waits = []
     for dependency in asked.dependencies:
         # An element someone waits for matters from now on: only a job of its own can tell them of its end.
@@ -46,12 +44,15 @@ def submit(draft: Draft, command: Submit) -> dict[str, Any]:
     return {"id": job.id, "elements": None if job.array is None else job.array.size}
 
 
-def new_job(asked: Submission, actor: Actor, number: int, wall: float, policy: Policy) -> Job:
+def new_job(draft: Draft, asked: Submission, actor: Actor) -> Job:
     """The record of a submission before its dependencies are known; raises InvalidRequest on what contradicts."""
-    request = request_of(asked)
-    priority = asked.priority
-    if priority > 0 and not actor.admin:
-        raise NotAuthorised("only an admin may raise a job's priority above 0", "owners may lower it")
+    number, wall, policy = draft.view.next_number, draft.now.wall, draft.policy
+    request = replace(request_of(asked), account=actor.user)
+    usual = draft.view.settings.cluster.default_priority
+    priority = usual if asked.priority is None else asked.priority
+    if priority > usual and not actor.admin:
+        raise NotAuthorised(f"only an admin may raise a job's priority above {usual}", "owners may lower it")
+    queue = queues.admit(draft.view.settings, asked.queue, actor, request)
     grace = DEFAULT_GRACE_SECONDS if asked.grace_seconds is None else asked.grace_seconds
     if asked.on_lost is OnLost.FENCE and grace > policy.fence_grace:
         raise InvalidRequest(f"a job with --on-lost=fence may have a grace of at most {policy.fence_grace} s")
@@ -62,7 +63,7 @@ def new_job(asked: Submission, actor: Actor, number: int, wall: float, policy: P
         index=None,
         name=asked.name or _name_from(asked),
         user=actor.user,
-        queue=_queue(asked.queue),
+        queue=queue.name,
         priority=priority,
         request=request,
         state=JobState.QUEUED,
@@ -71,7 +72,7 @@ def new_job(asked: Submission, actor: Actor, number: int, wall: float, policy: P
         array=None if asked.array is None else arrays.parse_array(asked.array),
         held_by=actor.user if asked.hold else None,
         eligible_at=eligible,
-        time_limit_seconds=asked.time_limit_seconds,
+        time_limit_seconds=queues.time_limit(queue, asked.time_limit_seconds),
         scheduling_timeout_seconds=asked.scheduling_timeout_seconds,
         grace_seconds=grace,
         max_retries=asked.max_retries,
@@ -84,12 +85,6 @@ def new_job(asked: Submission, actor: Actor, number: int, wall: float, policy: P
 def _name_from(asked: Submission) -> str:
     word = asked.command[0] if asked.command else "script"
     return word.rsplit("/", 1)[-1][:64] or "job"
-
-
-def _queue(asked: str | None) -> str:
-    if asked not in (None, DEFAULT_QUEUE):
-        raise InvalidRequest(f"there is no queue '{asked}'", f"the only queue is '{DEFAULT_QUEUE}': leave -p away")
-    return DEFAULT_QUEUE
 
 
 def request_of(asked: Submission) -> Request:
@@ -362,6 +357,8 @@ def update(draft: Draft, command: Update) -> dict[str, Any]:
         raise NotAuthorised("only an admin may raise a job's priority", "owners may lower it")
     if job.state is not JobState.QUEUED and set(values) - {"comment"}:
         raise Conflict(f"job {job.id} is {job.state.value}: only its comment can be changed now")
+    if command.time_limit_seconds is not None and (queue := draft.view.settings.queue(job.queue)) is not None:
+        queues.time_limit(queue, command.time_limit_seconds)
     for member in _with_queued_elements(draft, job):
         draft.put_job(replace(member, **values))
     draft.event("job.updated", ", ".join(sorted(values)), job=job, user=job.user)

@@ -6,17 +6,21 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from gpuq import arrays
 from gpuq.errors import GpuqError, Unavailable
 from gpuq.model import AttemptUid, Job, JobId, JobSpec, NodeName, NodeSample, Now
 from gpuq.protocol import Submission, SyncReply, SyncRequest
 from gpuq.scheduler import Explainer
+from gpuq.service.board import ENDED_SECONDS, KEPT_ENDED, Board, Ended
 from gpuq.service.commands import Actor, UserCommand
 from gpuq.service.controller import Controller, DryRun
-from gpuq.store import FailureKind, Store, StoreFailure, Writer, attempts, jobs, replies, specs
+from gpuq.states import JobState
+from gpuq.store import FailureKind, Store, StoreFailure, Writer, attempts, events, jobs, replies, specs
 from gpuq.view import ClusterView, Policy
 
 logger = logging.getLogger(__name__)
@@ -24,10 +28,12 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 PRUNE_SECONDS = 600.0
 REPLIES_KEPT_SECONDS = 86_400.0
+_RECALLED_EVENTS = 100  # as many as a snapshot shows
+_RECALLED_AT_ONCE = 1_000  # jobs of one query
 
 
 class _StoreLookup:
-    """service.controller.Lookup over the store's read connection."""
+    """service.records.Lookup over the store's read connection."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -68,6 +74,11 @@ class LiveController:
             seed=lambda: secrets.token_hex(10),
             soon=self._soon,
         )
+        self.life = secrets.token_hex(8)  # places on the board mean nothing in another
+        self._explainer: tuple[float, Explainer | None] = 0.0, None
+        self._recall = asyncio.Lock()
+        self._has_recalled = False
+        self._forget_recalled()
         self._full = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -121,6 +132,8 @@ class LiveController:
             self._writer.resume()
             self._controller.resume()
         self._controller.tick()
+        self.board.look()
+        self.board.forget_ended(time.time())
 
     def _prune(self) -> None:
         self._writer.enqueue_prune(time.time() - REPLIES_KEPT_SECONDS)
@@ -138,6 +151,7 @@ class LiveController:
         if failure.kind is FailureKind.FULL:
             logger.error("store.full text=%s", failure.text)
             self._controller.pause("the controller's disk is full")
+            self._forget_recalled()
             self._full = True
             return
         logger.critical("store.broken text=%s", failure.text)
@@ -173,6 +187,8 @@ class LiveController:
         """Takes an agent's report; gives its orders, after up to request.wait_seconds if there are none."""
         answer: asyncio.Future[SyncReply | GpuqError] = self._loop.create_future()
         self._controller.sync(node, request, lambda reply: _set(answer, reply))
+        if node in self.view.nodes:
+            self.board.heard(node)
         reply = await answer
         if isinstance(reply, GpuqError):
             raise reply
@@ -206,12 +222,44 @@ class LiveController:
                 self._changed.discard(waiter)
         return self.durable
 
+    # ------------------------------------------------------------ what dashboards show
+
+    @property
+    def board(self) -> Board:
+        """What was touched when. Of jobs that ended before this life began it knows only once they were `recalled`."""
+        return self._controller.commit.board
+
+    async def recalled(self) -> Board:
+        """The board with the jobs that ended before this life began: read at the first call, in a thread."""
+        async with self._recall:
+            if not self._has_recalled:
+                since = time.time() - ENDED_SECONDS
+                self.board.recall_ended(await asyncio.to_thread(_ended_since, self.store, since))
+                self._has_recalled = True
+        return self.board
+
+    def _forget_recalled(self) -> None:
+        """The board has begun anew: of the past it gets the latest events now, what ended when somebody asks."""
+        self._has_recalled = False
+        self.board.recall_events(events.before(self.store.reader, None, events.Filter(), _RECALLED_EVENTS))
+
+    # ------------------------------------------------------------ for people
+
     def ended_job(self, id: JobId) -> Job | None:
         return self._controller.ended_job(id)
 
-    def explainer(self) -> Explainer:
-        """Why queued jobs wait, as of now; for one answer, not to be kept while the loop turns."""
-        return self._controller.explainer()
+    def explainer(self, age: float = 0.0) -> Explainer:
+        """Why queued jobs wait, as of now, or as one saw it that was made at most `age` seconds ago.
+
+        For one answer, not to be kept while the loop turns. With 1,000 nodes one costs 10 ms and more: where many ask
+        at once, and what they are told may be a little old, they share it.
+        """
+        now = self._loop.time()
+        made_at, shared = self._explainer
+        if shared is None or now - made_at >= age:
+            shared = self._controller.explainer()
+            self._explainer = now, shared
+        return shared
 
     def why(self, job: Job) -> list[tuple[NodeName, bool, str]]:
         """For each node by name: whether the job fits there now, and what is short."""
@@ -227,6 +275,22 @@ class LiveController:
     def last_seen(self, name: NodeName) -> float | None:
         """Wall time of the node's last sync in this life of the controller."""
         return self._controller.last_seen(name)
+
+
+def _ended_since(store: Store, wall: float) -> list[tuple[Ended, Mapping[JobState, int]]]:
+    """Jobs that ended at this time or later, oldest end first; of arrays how many elements ended how."""
+    found: list[tuple[Ended, Mapping[JobState, int]]] = []
+    cursor: str | None = None
+    with closing(store.open_reader()) as conn:
+        while len(found) < KEPT_ENDED:
+            page = jobs.history(conn, jobs.Filter(), since=wall, until=None, cursor=cursor, limit=_RECALLED_AT_ONCE)
+            last = attempts.latest(conn, (job.id for job in page.items if job.attempt))
+            for job in page.items:
+                made = jobs.element_counts(conn, job.id) if job.array is not None else {}
+                found.append((Ended(job, last.get(job.id)), arrays.with_unmade(job, made)))
+            if (cursor := page.next) is None:
+                break
+    return found[::-1]
 
 
 def clock() -> Now:

@@ -19,7 +19,7 @@ class Liveness:
     """
 
     def __init__(self, policy: Policy, started_at: float) -> None:
-        self._policy = policy
+        self.policy = policy  # replaced when the cluster's settings change
         self._grace_from = self._last_tick = self.now = started_at
         self._heard: dict[NodeName, float] = {}
         self._named: dict[NodeName, float] = {}  # when a node was first part of the cluster, in this life
@@ -36,9 +36,9 @@ class Liveness:
         """As of the last tick or `now`; a node not heard in this life is suspect, then lost, never up."""
         heard = self._heard.get(name)
         silent = self.now - max(self._named.get(name, self.now) if heard is None else heard, self._grace_from)
-        if silent >= self._policy.lost_after:
+        if silent >= self.policy.lost_after:
             return NodeState.LOST
-        if heard is None or self.now - heard >= self._policy.suspect_after or name in self.unexplained:
+        if heard is None or self.now - heard >= self.policy.suspect_after or name in self.unexplained:
             return NodeState.SUSPECT
         return NodeState.UP
 

@@ -21,9 +21,11 @@ from gpuq.model import (
 )
 from gpuq.protocol import MAX_GPUS, UNKNOWN_RANK, RankReport, RunOrder, StopOrder, SyncRequest
 from gpuq.service import execution
-from gpuq.service.commands import Cordon, Drain, EnrolNode, Report, Silence, Uncordon
+from gpuq.service.commands import Cordon, Drain, EnrolNode, RemoveNode, Report, Silence, Uncordon
 from gpuq.service.draft import Draft
+from gpuq.service.users import revoke_all
 from gpuq.states import JobState, NodeState
+from gpuq.units import plural
 from gpuq.view import ClusterView
 
 GIVEN_UP_GRACE_SECONDS = 10  # others may be granted its GPUs already
@@ -233,14 +235,45 @@ def silence(draft: Draft, command: Silence) -> None:
 
 
 def enrol(draft: Draft, command: EnrolNode) -> dict[str, Any]:
-    if not command.actor.admin:
-        raise NotAuthorised("only an admin may add a node")
-    if draft.node(command.name) is not None:
-        raise Conflict(f"a node named {command.name} exists already", "give the agent another --name")
-    draft.put_node(Node(command.name, enrolled_at=draft.now.wall))
-    draft.put_token(command.token)
-    draft.event("node.enrolled", f"by {command.actor.user}", node=command.name, user=command.actor.user)
-    return {"name": command.name}
+    """A new node with its token. Asked for again with the very same token it is answered again, whoever asks."""
+    actor, name, known = command.actor, command.name, draft.view.tokens.get(command.token.id)
+    if actor.role not in ("admin", "join"):
+        raise NotAuthorised("only an admin, or a join token of an admin's, may add a node")
+    if draft.node(name) is None:
+        draft.put_node(Node(name, enrolled_at=draft.now.wall))
+        draft.put_token(command.token)
+        draft.event("node.enrolled", f"by {actor.user}", node=name, user=actor.user, address=actor.address)
+    elif known is None or (known.node, known.secret_sha256) != (name, command.token.secret_sha256):
+        raise Conflict(
+            f"a node named {name} exists already",
+            f"give the agent another --name; if this is {name} and its token is lost, an admin makes it another: "
+            f"gpuq token create --role node --node {name}",
+        )
+    return {"name": name}
+
+
+def remove(draft: Draft, command: RemoveNode) -> dict[str, Any]:
+    """Takes a node out of the cluster, which is proof of death for what runs there: so that needs force."""
+    actor, name = command.actor, command.name
+    if not actor.admin:
+        raise NotAuthorised("only an admin may remove a node")
+    if draft.node(name) is None:
+        raise NotFound(f"there is no node {name}")
+    held = draft.attempts_on(name)
+    if held and not command.force:
+        count = len(held)
+        raise Conflict(
+            f"{count} {plural(count, 'job')} of node {name} {'has' if count == 1 else 'have'} not ended",
+            "drain it first; if the machine is gone for good, --force ends them here",
+        )
+    for attempt in held:
+        job = draft.job(attempt.job)
+        if job is not None:
+            execution.end_all(draft, attempt, job, EndReason.NODE_LOST, f"node {name} was removed by {actor.user}")
+    draft.drop_node(name)
+    revoke_all(draft, actor, lambda token: token.node == name)
+    draft.event("node.removed", f"by {actor.user}", node=name, user=actor.user, address=actor.address)
+    return {"name": name}
 
 
 def cordon(draft: Draft, command: Cordon | Drain | Uncordon) -> dict[str, Any]:
@@ -261,6 +294,7 @@ def cordon(draft: Draft, command: Cordon | Drain | Uncordon) -> dict[str, Any]:
         verb = "draining" if drain else "cordoned"
     if changed != node:
         draft.put_node(changed)
-        draft.event(f"node.{verb}", changed.cordon_text or f"by {by}", node=node.name, user=by)
+        text = changed.cordon_text or f"by {by}"
+        draft.event(f"node.{verb}", text, node=node.name, user=by, address=command.actor.address)
         execution.note_drained(draft, node.name)
     return {"name": node.name}

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from sqlite3 import Connection
 
-from gpuq.model import (
+from gpuq.changes import (
     AddEvent,
-    Attempt,
-    AttemptUid,
     Change,
-    Job,
-    JobId,
-    JobSpec,
-    Node,
-    NodeName,
+    DropNode,
+    GiveJob,
     PutAttempt,
     PutJob,
     PutNode,
     PutReply,
+    PutSettings,
     PutSpec,
     PutToken,
+    PutUser,
 )
-from gpuq.store import attempts, events, jobs, nodes, replies, specs, tokens
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, User
+from gpuq.settings import Settings
+from gpuq.store import attempts, events, jobs, nodes, replies, settings, specs, tokens, users
 
 
 def apply(conn: Connection, changes: Iterable[Change], last_seq: int) -> None:
@@ -34,10 +33,13 @@ def apply(conn: Connection, changes: Iterable[Change], last_seq: int) -> None:
     job: dict[JobId, Job] = {}
     spec: dict[JobId, JobSpec] = {}
     attempt: dict[AttemptUid, Attempt] = {}
-    node: dict[NodeName, Node] = {}
+    owner: dict[JobId, str] = {}
+    node: dict[NodeName, Node | None] = {}  # None: dropped
     event: list[AddEvent] = []
     reply: dict[str, PutReply] = {}
     token: dict[str, PutToken] = {}
+    user: dict[str, User] = {}
+    setting: Settings | None = None
     for change in changes:
         match change:
             case AddEvent():
@@ -52,15 +54,28 @@ def apply(conn: Connection, changes: Iterable[Change], last_seq: int) -> None:
                 spec[change.job] = change.spec
             case PutNode():
                 node[change.node.name] = change.node
+            case DropNode():
+                node[change.name] = None
             case PutToken():
                 token[change.id] = change
+            case PutUser():
+                user[change.user.name] = change.user
+            case PutSettings():
+                setting = change.settings
+            case GiveJob():
+                owner[change.job] = change.user
     jobs.put(conn, job.values())
+    jobs.give(conn, owner.items())
     specs.put(conn, spec.items())
     attempts.put(conn, attempt.values())
-    nodes.put(conn, node.values())
+    nodes.put(conn, (kept for kept in node.values() if kept is not None))
+    nodes.drop(conn, (name for name, kept in node.items() if kept is None))
     events.add(conn, event)
     replies.put(conn, reply.values())
     tokens.put(conn, token.values())
+    users.put(conn, user.values())
+    if setting is not None:
+        settings.put(conn, setting)
     if job:
         newest = max(j.number for j in job.values())
         conn.execute("UPDATE meta SET value = MAX(value, ?) WHERE key = 'next_number'", (newest + 1,))

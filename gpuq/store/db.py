@@ -15,10 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from gpuq.changes import PutToken
 from gpuq.errors import Conflict, Incompatible
-from gpuq.model import Attempt, Job, JobId, Node
+from gpuq.model import Attempt, Job, JobId, Node, User
+from gpuq.settings import Settings
 from gpuq.states import JobState
-from gpuq.store import attempts, jobs, nodes
+from gpuq.store import attempts, jobs, nodes, settings, tokens, users
 from gpuq.store.localdisk import require_local_disk
 from gpuq.store.migrations import SCHEMA, migrate
 
@@ -34,7 +36,8 @@ _READER_CACHE_KIB = 4_096
 class Snapshot:
     """Everything that has not ended, as of one committed change.
 
-    jobs holds jobs, elements and arrays in submit order; attempts are the live ones, oldest first; nodes are by name.
+    jobs holds jobs, elements and arrays in submit order; attempts are the live ones, oldest first; nodes and
+    users are by name; tokens are those that were not revoked.
     element_counts has an entry for each array in jobs and counts the elements that have a row, ended ones included.
     """
 
@@ -42,6 +45,9 @@ class Snapshot:
     element_counts: Mapping[JobId, Mapping[JobState, int]]
     attempts: list[Attempt]
     nodes: list[Node]
+    users: list[User]
+    tokens: list[PutToken]
+    settings: Settings
     next_number: int
     last_seq: int
     epoch: int
@@ -111,6 +117,9 @@ class Store:
                 element_counts={job.id: jobs.element_counts(conn, job.id) for job in unfinished if job.array},
                 attempts=attempts.live(conn),
                 nodes=nodes.every(conn),
+                users=users.every(conn),
+                tokens=tokens.live(conn),
+                settings=settings.current(conn),
                 next_number=meta["next_number"],
                 last_seq=meta["last_seq"],
                 epoch=meta["epoch"],

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
-from gpuq.model import AddEvent, JobId, NodeName
+from gpuq.changes import AddEvent
+from gpuq.model import JobId, NodeName
 from gpuq.store.columns import ELEMENT_BITS, element_index, job_id, job_key, plain_text
 
-_COLUMNS = "id, at, kind, text, job, attempt, node, user"
-_ADD = "INSERT INTO events (at, kind, text, job, attempt, node, user) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = "id, at, kind, text, job, attempt, node, user, address"
+_ADD = "INSERT INTO events (at, kind, text, job, attempt, node, user, address) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _LAST_CHARACTER = "\U0010ffff"
 
 
@@ -37,12 +38,13 @@ def add(conn: Connection, events: Iterable[AddEvent]) -> None:
 
 def _row(event: AddEvent) -> tuple[Any, ...]:
     key = None if event.job is None else job_key(event.job)
-    return event.at, event.kind, plain_text(event.text), key, event.attempt, event.node, event.user
+    text = plain_text(event.text)
+    return event.at, event.kind, text, key, event.attempt, event.node, event.user, event.address
 
 
 def _event(row: tuple[Any, ...]) -> Event:
-    id, at, kind, text, job, attempt, node, user = row
-    return Event(id, AddEvent(at, kind, text, None if job is None else job_id(job), attempt, node, user))
+    id, at, kind, text, job, *rest = row
+    return Event(id, AddEvent(at, kind, text, None if job is None else job_id(job), *rest))
 
 
 def last_id(conn: Connection) -> int:

@@ -33,7 +33,7 @@ _LIVE = "state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELED')"
 _ENDED = "state IN ('SUCCEEDED', 'FAILED', 'CANCELED')"
 
 _COLUMNS = (
-    "key, array_of, user, submitted_at, "  # these never change, so an update does not touch their indexes
+    "key, array_of, user, submitted_at, "  # `put` never changes these, so it does not touch their indexes
     "state, name, queue, priority, request, queued_at, array, held_by, waits_for, eligible_at, time_limit_seconds, "
     "scheduling_timeout_seconds, grace_seconds, max_retries, retries_used, max_losses, losses_used, requeue, on_lost, "
     "comment, attempt, started_at, finished_at, exit_code, signal, cause"
@@ -48,6 +48,11 @@ _PUT = (
 
 def put(conn: Connection, jobs: Iterable[Job]) -> None:
     conn.executemany(_PUT, map(_row, jobs))
+
+
+def give(conn: Connection, owners: Iterable[tuple[JobId, str]]) -> None:
+    """Make jobs another's: `put` leaves the owner as it was."""
+    conn.executemany("UPDATE jobs SET user = ? WHERE key = ?", ((user, job_key(id)) for id, user in owners))
 
 
 def _row(job: Job) -> _Row:

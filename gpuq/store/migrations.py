@@ -11,8 +11,22 @@ from sqlite3 import Connection
 
 Migration = Callable[[Connection], None]
 
+
+def _users(conn: Connection) -> None:
+    """1 to 2: a table of users. They were whoever a token named; each may now do what the best of theirs might."""
+    conn.execute("ALTER TABLE events ADD COLUMN address TEXT")
+    conn.execute(
+        "CREATE TABLE users (name TEXT PRIMARY KEY, role TEXT NOT NULL, created_at REAL NOT NULL, disabled_at REAL)"
+    )
+    conn.execute(
+        "INSERT INTO users (name, role, created_at) SELECT user, "
+        "CASE WHEN SUM(role = 'admin') THEN 'admin' WHEN SUM(role = 'user') THEN 'user' ELSE 'viewer' END, "
+        "MIN(created_at) FROM tokens WHERE node IS NULL GROUP BY user"
+    )
+
+
 FIRST_SCHEMA = 1
-MIGRATIONS: tuple[Migration, ...] = ()  # the first goes from schema 1 to 2
+MIGRATIONS: tuple[Migration, ...] = (_users,)  # the first goes from schema 1 to 2
 SCHEMA = FIRST_SCHEMA + len(MIGRATIONS)  # what schema.sql creates
 
 

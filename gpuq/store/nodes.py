@@ -22,6 +22,10 @@ def put(conn: Connection, nodes: Iterable[Node]) -> None:
     conn.executemany(_PUT, map(_row, nodes))
 
 
+def drop(conn: Connection, names: Iterable[NodeName]) -> None:
+    conn.executemany("DELETE FROM nodes WHERE name = ?", ((name,) for name in names))
+
+
 def _row(node: Node) -> tuple[Any, ...]:
     text, inventory = plain_text(node.cordon_text), record_text(node.inventory)
     return node.name, node.cordoned, node.draining, text, node.boot_id, inventory, node.enrolled_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from sqlite3 import Connection
 
-from gpuq.model import PutReply
+from gpuq.changes import PutReply
 from gpuq.store.columns import plain_text
 
 _PUT = (

@@ -1,4 +1,4 @@
--- Schema 1 of the controller's database: what decisions are made from, and what was decided.
+-- Schema 2 of the controller's database: what decisions are made from, and what was decided.
 --
 -- A job is named by one integer, its key: number << 32 | (index + 1), the low half 0 for a job or array as submitted.
 -- So keys ascend in submit order, the elements of an array follow it in one range, and every index ends in submit order.
@@ -123,7 +123,8 @@ CREATE TABLE events (
     job     INTEGER,
     attempt INTEGER,
     node    TEXT,
-    user    TEXT
+    user    TEXT,
+    address TEXT
 );
 
 CREATE INDEX events_kind ON events (kind);
@@ -150,4 +151,11 @@ CREATE TABLE tokens (
     created_at    REAL NOT NULL,
     expires_at    REAL,
     revoked_at    REAL
+);
+
+CREATE TABLE users (
+    name        TEXT PRIMARY KEY,
+    role        TEXT NOT NULL,
+    created_at  REAL NOT NULL,
+    disabled_at REAL
 );

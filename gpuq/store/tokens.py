@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import astuple
 from sqlite3 import Connection
 
-from gpuq.model import PutToken
+from gpuq.changes import PutToken
 
 _COLUMNS = "id, secret_sha256, role, user, node, created_at, expires_at, revoked_at"  # PutToken's fields, in order
 _PUT = (
@@ -30,6 +30,12 @@ def by_hash(conn: Connection, secret_sha256: str) -> PutToken | None:
 def by_id(conn: Connection, id: str) -> PutToken | None:
     row = conn.execute(f"SELECT {_COLUMNS} FROM tokens WHERE id = ?", (id,)).fetchone()
     return None if row is None else PutToken(*row)
+
+
+def live(conn: Connection) -> list[PutToken]:
+    """Tokens that were not revoked; expired ones too."""
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM tokens WHERE revoked_at IS NULL").fetchall()
+    return [PutToken(*row) for row in rows]
 
 
 def every(conn: Connection) -> list[PutToken]:

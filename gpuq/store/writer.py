@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 
-from gpuq.model import Change
+from gpuq.changes import Change
 from gpuq.store import replies
 from gpuq.store.changes import apply
 from gpuq.store.db import Store

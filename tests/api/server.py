@@ -34,7 +34,7 @@ from gpuq.protocol import (
     SyncReply,
     SyncRequest,
 )
-from gpuq.service.commands import Actor, StoreToken
+from gpuq.service.commands import Actor, AddUser, StoreToken
 from gpuq.service.live import LiveController
 
 PROGRAM = """
@@ -44,7 +44,7 @@ from gpuq.api.serve import serve
 from gpuq.errors import GpuqError
 logging.basicConfig(level=logging.INFO)
 try:
-    status = asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], lambda url: print(url, flush=True)))
+    status = asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], lambda url: print(url, flush=True), *sys.argv[3:]))
 except GpuqError as error:
     print(error.one_line(), file=sys.stderr)
     status = 9
@@ -90,6 +90,7 @@ class Pinned(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         plain = socket.create_connection((self.host, self.port), DEADLINE)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a body is sent behind its headers: else 40 ms
         context: ssl.SSLContext = self._context  # type: ignore[attr-defined]
         self.sock = context.wrap_socket(plain, server_hostname=TLS_NAME)
 
@@ -167,6 +168,9 @@ def mint(home: Path) -> dict[str, str]:
 
     async def store() -> None:
         live = await LiveController.open(home / "gpuq.db")
+        for user, role in USERS.items():
+            if "-" not in user:
+                await live.execute(AddUser(Actor("root", "admin"), user, role), f"mint-{secrets.token_hex(6)}")
         for user, (_, record) in made.items():
             await live.execute(StoreToken(Actor("root", "admin"), record), f"mint-{user}-{secrets.token_hex(4)}")
         await live.close()
@@ -175,10 +179,10 @@ def mint(home: Path) -> dict[str, str]:
     return {user: text for user, (text, _) in made.items()}
 
 
-def launch(home: Path, listen: str = "127.0.0.1:0") -> subprocess.Popen[str]:
+def launch(home: Path, listen: str = "127.0.0.1:0", *address: str) -> subprocess.Popen[str]:
     root = Path(__file__).resolve().parents[2]
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(home), listen],
+        [sys.executable, "-c", PROGRAM, str(home), listen, *address],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -186,9 +190,9 @@ def launch(home: Path, listen: str = "127.0.0.1:0") -> subprocess.Popen[str]:
     )
 
 
-def start(home: Path, tokens: dict[str, str] | None = None, listen: str = "127.0.0.1:0") -> Running:
+def start(home: Path, tokens: dict[str, str] | None = None, listen: str = "127.0.0.1:0", *address: str) -> Running:
     tokens = mint(home) if tokens is None else tokens
-    process = launch(home, listen)
+    process = launch(home, listen, *address)
     assert process.stdout is not None
     url = process.stdout.readline().strip()
     if not url:

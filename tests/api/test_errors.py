@@ -31,7 +31,9 @@ def test_a_wrong_method_is_refused_in_our_shape(running: Running, method: str, p
 
 
 def test_a_wrong_method_is_told_the_right_one(running: Running) -> None:
-    assert "it takes GET, POST" in running.ask("DELETE", "/jobs").refused(405)
+    answered = running.ask("DELETE", "/jobs")
+    assert "it takes GET, POST" in answered.refused(405)
+    assert answered.headers["allow"] == "GET, POST"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_a_defect_behind_fastapi_is_answered_in_our_shape_too(
             raise RuntimeError("secret detail")
 
     class Known:
-        def actor(self, _: str | None) -> Actor:
+        def actor(self, *_: str | None) -> Actor:
             return Actor("root", "admin")
 
     site: Any = type("S", (), {"tokens": Known(), "controller": Broken()})()

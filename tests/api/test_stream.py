@@ -190,7 +190,7 @@ def test_events_come_oldest_first_and_go_on_from_the_last_id(running: Running) -
     page = running.get(f"/events?job={id}", "ann")
     kinds = [event["kind"] for event in page["items"]]
     assert kinds[:2] == ["job.submitted", "job.released"]
-    assert set(page["items"][0]) == {"id", "at", "kind", "text", "job", "attempt", "node", "user"}
+    assert set(page["items"][0]) == {"id", "at", "kind", "text", "job", "attempt", "node", "user", "address"}
     assert page["next"] == page["items"][-1]["id"]
     first = page["items"][0]["id"]
     assert running.get(f"/events?job={id}&after={first}", "ann")["items"] == page["items"][1:]

@@ -37,6 +37,12 @@ def test_bash_completes_verbs_and_their_options(script: str) -> None:
     assert complete(script, ["gpuq", "nonsense", "--"]) == []
 
 
+def test_bash_completes_what_stands_behind_a_verb(script: str) -> None:
+    assert set(complete(script, ["gpuq", "token", ""])) == {"create", "list", "revoke"}
+    assert complete(script, ["gpuq", "nodes", "re"]) == ["remove"]
+    assert complete(script, ["gpuq", "token", "create", "--exp"]) == ["--expires"]
+
+
 def test_bash_leaves_the_jobs_own_command_alone(script: str) -> None:
     assert complete(script, ["gpuq", "run", "-G", "1", "--det"]) == []
     assert "--gpus" in complete(script, ["gpuq", "run", "-J", "name", "--gp"])

@@ -81,13 +81,21 @@ def test_a_token_of_another_cluster_is_never_sent(cluster: Cluster, tmp_path: Pa
     assert cluster.tokens() == set()
 
 
-@pytest.mark.parametrize("token", ["", "nonsense", "gpuq_user_x_12"])
+@pytest.mark.parametrize("token", ["", "nonsense", "gpuq_user_x_12", f"gpuq_user_\u00fc_{'0' * 64}"])
 def test_what_is_no_token_is_said_to_be_none(cluster: Cluster, tmp_path: Path, token: str) -> None:
     done = gpuq(tmp_path, "queue", "--controller", cluster.controller.url, "--token", "-", stdin=token)
     assert done.returncode == (4 if token else 2)
     assert "token" in done.stderr
     assert done.stderr.count("\n") == 1
     assert cluster.tokens() == set()
+
+
+@pytest.mark.parametrize("token", ["x" * 100_000, f"gpuq_user_{'x' * 100_000}_{'0' * 64}"])
+def test_an_argument_that_can_be_no_token_is_refused_at_once(cluster: Cluster, tmp_path: Path, token: str) -> None:
+    done = gpuq(tmp_path, "queue", "--controller", cluster.controller.url, "--token", token)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("gpuq: this is not a gpuq token")
+    assert done.stderr.count("\n") == 1
 
 
 def test_only_gpuqs_own_token_option_is_taken_away() -> None:

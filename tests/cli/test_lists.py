@@ -272,7 +272,14 @@ EVENT = {
     "attempt": 2,
     "node": "n1",
     "user": "ann",
+    "address": None,
 }
+
+
+def test_events_say_where_something_was_asked_from(api: FakeApi, gpuq: Gpuq) -> None:
+    asked = {**EVENT, "kind": "token.revoked", "text": "x", "job": None, "attempt": None, "node": None}
+    api.on("GET", "/events", {"items": [{**asked, "address": "10.0.0.7"}], "next": "5"})
+    assert gpuq("events").out.endswith("token.revoked  ann from 10.0.0.7  x\n")
 
 
 def test_events_are_lines_with_local_time_and_json_is_one_document(api: FakeApi, gpuq: Gpuq) -> None:

@@ -64,9 +64,9 @@ def test_help_and_suggestions_import_neither_click_nor_a_verb() -> None:
         (["sumbit"], "gpuq: no such command: sumbit. Did you mean submit? See gpuq --help"),
         (["delete", "3"], "gpuq: no such command: delete. Did you mean cancel? See gpuq --help"),
         (["squeue"], "gpuq: no such command: squeue. Did you mean queue? See gpuq --help"),
-        (["nodes", "remove", "n1"], "gpuq: nodes remove is not in this version of gpuq. See gpuq --help"),
+        (["token"], "gpuq token: missing command. See gpuq token --help"),
         (["xyzzy"], "gpuq: no such command: xyzzy. See gpuq --help"),
-        (["login", "URL"], "gpuq: login is not in this version of gpuq. See gpuq --help"),
+        (["attach", "7"], "gpuq: attach is not in this version of gpuq. See gpuq --help"),
         (
             ["--json", "queue"],
             "gpuq: no such option: --json. Options follow the verb: gpuq queue --json .... See gpuq --help",

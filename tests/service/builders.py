@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpuq.changes import AddEvent, PutAttempt, PutJob, PutNode
 from gpuq.cluster import Cluster
 from gpuq.model import (
-    AddEvent,
     Attempt,
     AttemptUid,
     EndReason,
@@ -18,9 +18,6 @@ from gpuq.model import (
     Node,
     NodeName,
     Now,
-    PutAttempt,
-    PutJob,
-    PutNode,
     RankPhase,
     StopKind,
     WaitReason,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gpuq.changes import Change, PutNode
 from gpuq.errors import GpuqError
-from gpuq.model import Change, JobId, NodeName, Now, PutNode
+from gpuq.model import JobId, NodeName, Now
 from gpuq.protocol import RankReport, Submission, SyncReply, SyncRequest
 from gpuq.service.commands import Submit, UserCommand
 from gpuq.service.controller import Controller

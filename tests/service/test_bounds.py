@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from gpuq.accounts import Accounts, JobsOf, Refusal
 from gpuq.errors import Conflict, InvalidRequest
 from gpuq.model import AttemptUid, Gpu, GpuSample, NodeName, NodeSample, RankPhase
 from gpuq.protocol import MAX_DESCRIBED, MAX_GPUS, MAX_HOLDS, MAX_REPORTS, RankReport, Submission, SyncRequest
-from gpuq.service.bounds import MAX_UID, MAX_WORDS, check_report
+from gpuq.service.bounds import MAX_REFUSED, MAX_UID, MAX_WORDS, check_report
 from gpuq.service.commands import Submit
 from tests.service.builders import ADA, WALL, an_inventory, exited
 from tests.service.machine import Machine
@@ -71,6 +72,9 @@ GPU = INVENTORY.gpus[0]
                 {"memory_total_bytes": -1},
                 {"memory_total_bytes": 2**62},
                 {"gpu_note": "n" * (MAX_WORDS + 1)},
+                {"accounts": Accounts(JobsOf.OWNER, "n" * (MAX_WORDS + 1))},
+                {"accounts": Accounts(JobsOf.EACH, refused=(Refusal("bob", "n" * (MAX_WORDS + 1)),))},
+                {"accounts": Accounts(JobsOf.EACH, refused=(Refusal("bob", ""),) * (MAX_REFUSED + 1))},
             )
         ),
     ],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from gpuq.changes import PutToken
 from gpuq.errors import Conflict, NotAuthorised, NotFound
-from gpuq.model import NodeName, PutToken
+from gpuq.model import NodeName
 from gpuq.service.commands import Cordon, Drain, EnrolNode, StoreToken
 from tests.service.builders import ADA, ROOT, WALL, Desk
 
@@ -21,11 +24,12 @@ def test_nodes_and_tokens_are_an_admins_matter() -> None:
         with pytest.raises(NotAuthorised):
             desk.do(command)
     assert desk.do(EnrolNode(ROOT, NodeName("n2"), token)) == {"name": "n2"}
+    assert desk.do(EnrolNode(ROOT, NodeName("n2"), token)) == {"name": "n2"}  # the very same again: a lost answer
     with pytest.raises(Conflict, match="exists already"):
-        desk.do(EnrolNode(ROOT, NodeName("n2"), token))
+        desk.do(EnrolNode(ROOT, NodeName("n2"), replace(token, id="u", secret_sha256="1" * 64)))
     with pytest.raises(NotFound, match="no node n3"):
         desk.do(Cordon(ROOT, NodeName("n3")))
-    assert desk.do(StoreToken(ROOT, token)) == {"id": "t"}
+    assert desk.do(StoreToken(ROOT, token)) == {"id": "t", "expires_at": None}
     assert desk.kinds("token.") == ["token.created"]
 
 

@@ -24,7 +24,7 @@ def test_a_submit_that_asks_for_nothing_gets_the_defaults() -> None:
     job = desk.job(desk.submit(command=("/usr/bin/python3", "x.py")))
     assert (job.id, job.number, job.index, job.state) == ("1", 1, None, JobState.QUEUED)
     assert (job.name, job.user, job.queue, job.priority) == ("python3", "ada", "main", 0)
-    assert job.request == Request()
+    assert job.request == Request(account="ada")
     assert (job.submitted_at, job.queued_at, job.eligible_at, job.held_by) == (WALL, WALL, None, None)
     assert (job.max_retries, job.max_losses, job.requeue, job.on_lost) == (0, 10, True, OnLost.KEEP)
     assert (job.grace_seconds, job.time_limit_seconds, job.attempt) == (30, None, 0)

@@ -5,22 +5,8 @@ from __future__ import annotations
 import queue
 from typing import Any
 
-from gpuq.model import (
-    AddEvent,
-    Attempt,
-    AttemptUid,
-    Change,
-    Job,
-    JobId,
-    JobSpec,
-    NodeName,
-    OnLost,
-    PutJob,
-    PutReply,
-    PutSpec,
-    Rank,
-    Request,
-)
+from gpuq.changes import AddEvent, Change, PutJob, PutReply, PutSpec
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, NodeName, OnLost, Rank, Request
 from gpuq.states import FINAL, JobState
 from gpuq.store import Store, StoreFailure, Writer
 

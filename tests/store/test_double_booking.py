@@ -6,7 +6,8 @@ import sqlite3
 
 import pytest
 
-from gpuq.model import Attempt, NodeName, PutAttempt, Rank
+from gpuq.changes import PutAttempt
+from gpuq.model import Attempt, NodeName, Rank
 from gpuq.states import JobState
 from gpuq.store import FailureKind, Store, StoreFailure, attempts, jobs
 from tests.store.builders import RunningWriter, a_job, a_submit, an_attempt

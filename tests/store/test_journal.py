@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from gpuq.model import AddEvent, JobId, NodeName, PutReply
+from gpuq.changes import AddEvent, PutReply
+from gpuq.model import JobId, NodeName
 from gpuq.store import Store, events, replies
 from gpuq.store.events import Filter
 from tests.store.builders import RunningWriter, a_submit

@@ -1,13 +1,15 @@
-"""The way from an older schema to today's; there is no older one yet, so the steps are made up."""
+"""The way from an older schema to today's: made-up steps, and the real ones from a database of each older schema."""
 
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 import pytest
 
-from gpuq.store import Store
-from gpuq.store.migrations import FIRST_SCHEMA, migrate
+from gpuq.model import User
+from gpuq.store import Store, events
+from gpuq.store.migrations import FIRST_SCHEMA, SCHEMA, migrate
 
 
 def add_colour(conn: sqlite3.Connection) -> None:
@@ -57,3 +59,55 @@ def test_a_step_that_fails_leaves_the_last_good_schema(conn: sqlite3.Connection)
     assert conn.execute("SELECT name, colour FROM nodes").fetchall() == [("n1", "grey")]
     migrate(conn, [add_colour, rename_colour])
     assert schema(conn) == FIRST_SCHEMA + 2
+
+
+# ---------------------------------------------------------------- the real ones
+
+
+def tables(conn: sqlite3.Connection) -> dict[str, set[tuple[object, ...]]]:
+    """Columns of each table: name, type, whether it may be null, place in the primary key."""
+    names = [
+        name
+        for (name,) in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'sqlite_sequence'")
+    ]
+    return {name: {(c[1], c[2], c[3], c[5]) for c in conn.execute(f"PRAGMA table_info({name})")} for name in names}
+
+
+def old_database(path: Path, schema: int) -> sqlite3.Connection:
+    """A database as a gpuq of that schema made it."""
+    conn = sqlite3.connect(path, isolation_level=None)
+    conn.executescript((Path(__file__).parent / f"schema_{schema}.sql").read_text())
+    meta = {"schema": schema, "cluster_id": "c" * 32, "epoch": 1, "last_seq": 7, "next_number": 3, "created_at": 1.0}
+    conn.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", meta.items())
+    return conn
+
+
+@pytest.mark.parametrize("schema", range(FIRST_SCHEMA, SCHEMA))
+def test_a_database_of_each_older_schema_becomes_one_of_today(path: Path, tmp_path: Path, schema: int) -> None:
+    old_database(path, schema).close()
+    Store.open(path).close()
+    Store.open(tmp_path / "fresh" / "gpuq.db").close()
+    with sqlite3.connect(path) as old, sqlite3.connect(tmp_path / "fresh" / "gpuq.db") as fresh:
+        assert tables(old) == tables(fresh)
+
+
+def test_who_had_tokens_is_a_user_from_then_on(path: Path) -> None:
+    conn = old_database(path, 1)
+    rows: list[tuple[str, str, str, str | None]] = [
+        ("a", "admin", "ada", None),
+        ("b", "user", "ada", None),
+        ("c", "user", "bob", None),
+    ]
+    rows += [("d", "viewer", "eve", None), ("e", "viewer", "bob", None), ("f", "node", "root", "n1")]
+    conn.executemany(
+        "INSERT INTO tokens (id, secret_sha256, role, user, node, created_at) VALUES (?, ?, ?, ?, ?, 5.0)",
+        [(id, id, role, user, node) for id, role, user, node in rows],
+    )
+    conn.execute("INSERT INTO events (at, kind, text) VALUES (1.0, 'node.up', 'reports')")
+    conn.close()
+    store = Store.open(path)
+    snapshot = store.load()
+    assert snapshot.users == [User("ada", "admin", 5.0), User("bob", "user", 5.0), User("eve", "viewer", 5.0)]
+    assert {token.id for token in snapshot.tokens} == set("abcdef")
+    assert events.after(store.reader, 0, events.Filter(), 9)[0].event.address is None
+    store.close()

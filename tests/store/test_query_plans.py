@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from gpuq.model import AddEvent, AttemptUid, JobId, NodeName
+from gpuq.changes import AddEvent
+from gpuq.model import AttemptUid, JobId, NodeName
 from gpuq.states import FINAL, JobState
-from gpuq.store import Store, attempts, events, jobs, nodes, replies, specs, tokens
+from gpuq.store import Store, attempts, events, jobs, nodes, replies, specs, tokens, users
 from tests.store.builders import an_attempt
 
-MODULES = (attempts, events, jobs, nodes, replies, specs, tokens)
-# As small as what is live: reading all of it is what start-up is for. Tokens and nodes do not grow with work.
-SMALL = re.compile(r"SCAN (TABLE )?(nodes|tokens|\w+ USING INDEX (jobs|attempts)_live\b)")
+MODULES = (attempts, events, jobs, nodes, replies, specs, tokens, users)
+# As small as what is live: reading all of it is what start-up is for. Tokens, users and nodes do not grow with work.
+SMALL = re.compile(r"SCAN (TABLE )?(nodes|tokens|users|\w+ USING INDEX (jobs|attempts)_live\b)")
 ID, ELEMENT, LIVE = JobId("1"), JobId("1_2"), set(JobState) - FINAL
 
 Conn = sqlite3.Connection
@@ -105,15 +106,19 @@ OTHER: dict[Callable[..., Any], list[Call]] = {
         lambda conn: attempts.put(conn, [an_attempt("aa")]),
         lambda conn: attempts.put(conn, [an_attempt("aa")]),
     ],
+    jobs.give: [lambda conn: jobs.give(conn, [(ID, "bob")])],
     nodes.every: [nodes.every],
+    nodes.drop: [lambda conn: nodes.drop(conn, [NodeName("n1")])],
     events.last_id: [events.last_id],
     replies.reply: [lambda conn: replies.reply(conn, "r")],
     replies.prune: [lambda conn: replies.prune(conn, 5.0, 9)],
     tokens.by_hash: [lambda conn: tokens.by_hash(conn, "h")],
     tokens.by_id: [lambda conn: tokens.by_id(conn, "t")],
     tokens.every: [tokens.every],
+    tokens.live: [tokens.live],
+    users.every: [users.every],
 }
-UPSERTS = {jobs.put, specs.put, nodes.put, events.add, replies.put, tokens.put}  # by primary key only
+UPSERTS = {jobs.put, specs.put, nodes.put, events.add, replies.put, tokens.put, users.put}  # by primary key only
 
 
 class Explaining(sqlite3.Connection):
@@ -126,6 +131,9 @@ class Explaining(sqlite3.Connection):
             for row in super().execute(f"EXPLAIN QUERY PLAN {sql}", parameters):
                 self.plans.append((row[3], sql))
         return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        return [self.execute(sql, values) for values in parameters][-1]
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuq import model
-from gpuq.model import AddEvent, Job, JobId, JobSpec, NodeName, PutReply, PutToken
+from gpuq.changes import AddEvent, PutAttempt, PutNode, PutReply, PutToken
+from gpuq.model import Job, JobId, JobSpec, NodeName, User
+from gpuq.settings import Settings
 from gpuq.states import FINAL
-from gpuq.store import Store, attempts, events, jobs, nodes, replies, specs, tokens
+from gpuq.store import Store, attempts, events, jobs, nodes, replies, settings, specs, tokens, users
 from gpuq.store.columns import job_id, job_key
 from tests.store.builders import RunningWriter, a_job, a_submit, an_attempt
 
@@ -155,6 +157,38 @@ def test_any_token_is_read_back_equal_by_hash_and_by_id(conn: sqlite3.Connection
         assert tokens.by_hash(conn, token.secret_sha256) == token
         assert tokens.by_id(conn, token.id) == token
         assert tokens.every(conn) == [token]
+        assert tokens.live(conn) == ([token] if token.revoked_at is None else [])
+
+
+@given(records(User))
+def test_any_user_is_read_back_equal(conn: sqlite3.Connection, user: User) -> None:
+    with undone(conn):
+        users.put(conn, [replace(user, disabled_at=1.0, role="viewer"), user])
+        assert users.every(conn) == [user]
+
+
+@given(records(Settings), records(Settings))
+def test_any_settings_are_read_back_equal(conn: sqlite3.Connection, before: Settings, after: Settings) -> None:
+    with undone(conn):
+        assert settings.current(conn) == Settings()
+        settings.put(conn, before)
+        settings.put(conn, after)
+        assert settings.current(conn) == after
+
+
+def test_a_job_that_was_given_away_is_the_others_and_stays_so(conn: sqlite3.Connection) -> None:
+    with undone(conn):
+        jobs.put(conn, [a_job("1"), a_job("2")])
+        jobs.give(conn, [(JobId("1"), "bob")])
+        jobs.put(conn, [a_job("1", name="later", user="bob")])
+        assert [(job.user, job.name) for job in jobs.live(conn)] == [("bob", "later"), ("ada", "train")]
+
+
+def test_a_node_that_was_dropped_is_gone(conn: sqlite3.Connection) -> None:
+    with undone(conn):
+        nodes.put(conn, [model.Node(NodeName("n1")), model.Node(NodeName("n2"))])
+        nodes.drop(conn, [NodeName("n1")])
+        assert nodes.every(conn) == [model.Node(NodeName("n2"))]
 
 
 @given(NUMBER, st.none() | st.integers(0, 2**31 - 1))
@@ -193,7 +227,7 @@ def test_everything_is_there_after_the_file_was_closed_and_opened_again(
     node = model.Node(NodeName("n1"), boot_id="b")
     token = PutToken("t1", "hash", "user", "ada", None, 1.0, None)
     running.write(1, *a_submit(1))
-    running.write(2, *a_submit(2), model.PutAttempt(attempt), model.PutNode(node), token)
+    running.write(2, *a_submit(2), PutAttempt(attempt), PutNode(node), token)
     before = store.load()
     running.writer.close()
     store.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gpuq.model import Array, IndexRange, JobId, PutAttempt, PutJob
+from gpuq.changes import PutAttempt, PutJob
+from gpuq.model import Array, IndexRange, JobId
 from gpuq.states import JobState
 from gpuq.store import Store
 from tests.store.builders import RunningWriter, a_job, a_submit, an_attempt

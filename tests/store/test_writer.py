@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuq.model import AddEvent, JobId, JobSpec, PutAttempt, PutJob
+from gpuq.changes import AddEvent, PutAttempt, PutJob
+from gpuq.model import JobId, JobSpec
 from gpuq.states import JobState
 from gpuq.store import FailureKind, Store, StoreFailure, attempts, events, jobs, specs
 from tests.store.builders import RunningWriter, a_job, a_submit, an_attempt
