@@ -1,6 +1,6 @@
 """python3 build.py bench [NAME...]: measures the built gpuq.pyz on this machine and prints one table.
 
-Names: startup, submit, drain, list, idle. Without any, all of them.
+Names: startup, submit, drain, list, idle, tui. Without any, all of them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import drain, idle, listing, startup, submit
+from bench import drain, idle, listing, startup, submit, tui
 from bench.figures import Figure, table
 
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
@@ -17,6 +17,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "drain": drain.measure,
     "list": listing.measure,
     "idle": idle.measure,
+    "tui": tui.measure,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,15 +35,22 @@ class Cluster:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*GPUQ, *words], env=self.environ, capture_output=True, text=True, check=True)
 
-    def connect(self) -> Client:
+    def connect(self, token: str | None = None) -> Client:
+        """A connection of its own; token: an administrator's if not given."""
         folder = next(self.home.glob("hosts/*/controller"))
         url = json.loads((folder / "controller.json").read_text())["url"]
-        return Client(url, (folder / "admin.token").read_text().strip(), (folder / "ca.pem").read_text())
+        token = token or (folder / "admin.token").read_text().strip()
+        return Client(url, token, (folder / "ca.pem").read_text())
 
     def pids(self) -> dict[str, int]:
         """Process ids of 'controller' and 'agent'."""
         status = json.loads(self.run("status", "--json").stdout)
         return {"controller": status["controller"]["pid"], "agent": status["agents"][0]["pid"]}
+
+    def kill(self) -> None:
+        """Ends both daemons at once: `down` would wait for jobs on nodes that are only played."""
+        for pid in self.pids().values():
+            os.kill(pid, signal.SIGKILL)
 
     def wait_until(self, done: Any, what: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS

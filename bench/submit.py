@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 from bench.cluster import Cluster, cluster
@@ -59,13 +60,13 @@ def _start_ms(c: Cluster) -> float:
     return (datetime.fromisoformat(shown["started_at"].replace("Z", "+00:00")).timestamp() - began) * 1e3
 
 
-def fill(c: Cluster, count: int) -> float:
+def fill(c: Cluster, count: int, make: Callable[[], dict[str, object]] = job) -> float:
     """Submits `count` single jobs over CLIENTS connections at once; gives the seconds it took."""
 
     def work() -> None:
         client = c.connect()
         for _ in range(count // CLIENTS):
-            client.post("/jobs", job())
+            client.post("/jobs", make())
         client.close()
 
     threads = [threading.Thread(target=work) for _ in range(CLIENTS)]
