@@ -34,6 +34,7 @@ from gpuq.model import (
     StopKind,
     WaitCode,
 )
+from gpuq.settings import ClusterSettings, Queue, Quota, settings_in, toml
 from gpuq.states import TRANSITIONS, JobState, NodeState
 from gpuq.view import Policy
 
@@ -72,12 +73,27 @@ def section(text: str, heading: str) -> str:
 # ---------------------------------------------------------------- commands
 
 
+def options_of(command: click.Command) -> list[click.Option]:
+    """Its own, and those of its subcommands."""
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    own = [param for param in command.params if isinstance(param, click.Option)]
+    return own + [option for each in below for option in options_of(each)]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_subcommand_is_documented(verb: str) -> None:
+    command = load(VERBS[verb].command)
+    below = command.commands if isinstance(command, click.Group) else {}
+    words = " ".join(code(section(page("commands.md"), f"## gpuq {verb}")))
+    assert not [name for name in below if f"gpuq {verb} {name}" not in words]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_of_every_command_is_documented(verb: str) -> None:
     text = page("commands.md")
     mine = section(text, f"## gpuq {verb}")
     words = {word for span in code(mine + text.split("## gpuq up")[0]) for word in span.split()}
-    options = [p for p in load(VERBS[verb].command).params if isinstance(p, click.Option) and not p.hidden]
+    options = [option for option in options_of(load(VERBS[verb].command)) if not option.hidden]
     missing = {name for option in options for name in (*option.opts, *option.secondary_opts)} - words
     assert not missing, f"docs/commands.md, gpuq {verb}: {sorted(missing)}"
 
@@ -87,8 +103,8 @@ def test_no_command_or_option_is_documented_that_does_not_exist() -> None:
     documented = set(re.findall(r"^## gpuq (\w+)$", text, re.MULTILINE))
     assert documented == set(VERBS)
     for verb in VERBS:
-        params = [p for p in load(VERBS[verb].command).params if isinstance(p, click.Option)]
-        known = {name for p in params for name in (*p.opts, *p.secondary_opts)} | {"--version", "--help"}
+        options = options_of(load(VERBS[verb].command))
+        known = {name for p in options for name in (*p.opts, *p.secondary_opts)} | {"--version", "--help"}
         others = (
             {"--wait", "--dry-run", "--parsable", "--json"} if verb == "run" else set()
         )  # named as what run has not
@@ -165,7 +181,7 @@ def test_every_kind_of_event_is_documented() -> None:
     for path in (ROOT / "gpuq" / "service").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                kinds |= set(re.findall(r"^(?:job|attempt|node|token)\.[a-z]+$", node.value))
+                kinds |= set(re.findall(r"^(?:job|attempt|node|token|user|settings)\.[a-z]+$", node.value))
     assert kinds
     documented = code(section(page("states.md"), "## Events"))
     assert kinds <= documented
@@ -176,10 +192,12 @@ def test_every_kind_of_event_is_documented() -> None:
 
 def test_every_variable_is_documented() -> None:
     read = set()
-    for path in _sources("gpuq", "agent", "packaging/bootstrap"):
+    for path in _sources("gpuq", "agent", "tui", "packaging/bootstrap"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                read |= set(re.findall(r"^(?:GPUQ|XDG|SLURM|CUDA|OMP)_[A-Z_]*[A-Z]$", node.value))
+                read |= set(
+                    re.findall(r"^(?:(?:GPUQ|XDG|SLURM|CUDA|OMP)_[A-Z_]*[A-Z]|NO_COLOR|COLORFGBG)$", node.value)
+                )
     text = page("settings.md")
     assert read <= code(text)
     assert first_cells(section(text, "## Variables gpuq reads")) <= read | {"COLUMNS"}
@@ -198,6 +216,23 @@ def test_the_policy_documented_is_the_policy() -> None:
     assert {row[0].strip("`"): float(row[1]) for row in table} == {
         f.name: getattr(policy, f.name) for f in fields(Policy)
     }
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"), [("`[cluster]`", ClusterSettings), ("`[queues.NAME]`", Queue), ("`[quotas.USER]`", Quota)]
+)
+def test_the_clusters_settings_documented_are_those_there_are(heading: str, table: type) -> None:
+    text = section(page("settings.md"), "## The cluster's settings")
+    shown = rows(text[text.index(heading) :].split("\n\n")[1])[2:]
+    assert shown == [
+        [
+            f"`{setting.name}`",
+            "not set" if setting.default is None else f"`{toml(setting.plain(setting.default))}`",
+            "acts" if setting.acts else "kept only",
+            setting.meaning,
+        ]
+        for setting in settings_in(table)
+    ]
 
 
 def test_the_limits_documented_are_the_limits() -> None:

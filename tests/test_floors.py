@@ -23,7 +23,22 @@ FLOORS: list[dict[str, Sequence[str]]] = [
     {
         "vocabulary": [
             f"gpuq.{name}"
-            for name in ("arrays", "codec", "errors", "model", "protocol", "states", "units", "version", "view", "wire")
+            for name in (
+                "accounts",
+                "arrays",
+                "changes",
+                "codec",
+                "document",
+                "errors",
+                "model",
+                "protocol",
+                "settings",
+                "states",
+                "units",
+                "version",
+                "view",
+                "wire",
+            )
         ]
     },
     {
@@ -78,9 +93,10 @@ DOORS: dict[str, tuple[Sequence[str], str]] = {
             "agent/program.py",
             "agent/nvidia_smi.py",
             "gpuq/cli/daemons.py",
+            "gpuq/cli/systemd.py",
             "bench/*",
         ],
-        "processes are started where they are also ended; nvidia_smi.py asks for its table",
+        "processes are started where they are also ended; nvidia_smi.py and systemd.py ask another program",
     ),
     "multiprocessing": ([], "it forks grown processes: 85 a second; the launcher spawns"),
     "signal": (
