@@ -198,4 +198,8 @@ def faults(values: Values, now: float, script: bool = False) -> dict[str, str]:
         for key in ("gpu_type", "gpu_memory"):
             if key not in found and is_set(BY_KEY[key], values):
                 found[key] = "no GPU is asked for: say how many"
+    if "gpus" not in found and is_set(BY_KEY["gpus"], values) and is_set(BY_KEY["gpu_type"], values):
+        named, asked = _gpus(values["gpus"].strip(), now)[0], values["gpu_type"].strip()
+        if named is not None and named.lower() != asked.lower():
+            found["gpu_type"] = f"{asked}, but GPUs asks for {named}: one type of GPU a job"
     return found

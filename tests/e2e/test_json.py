@@ -183,6 +183,7 @@ def test_submit_wait_and_events(cluster: Cluster) -> None:
                 "attempt": (int, type(None)),
                 "node": (str, type(None)),
                 "user": (str, type(None)),
+                "address": (str, type(None)),
             },
         )
         assert TIME.fullmatch(event["at"])
