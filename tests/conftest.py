@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# On a machine that does other things too, to be slow says nothing of a test.
+settings.register_profile("gpuq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gpuq")
 
 # Started in the background or under nohup, this process ignores these, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

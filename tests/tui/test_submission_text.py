@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuq.api.schemas import Submission
@@ -100,7 +100,7 @@ def test_what_is_sent_is_what_the_line_shown_would_send(filled: dict[str, str]) 
         agrees(values(**filled), OUTSIDE)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(EACH), max_size=8),
     st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=20),
