@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tests.lab.network import Switch
 
-INIT = Path(__file__).with_name("init.sh")
+INIT = Path(__file__).with_name("init.sh").read_text()  # as text: the checkout may lie where the lab mounts over
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UID = 2001  # of a person, the same on all hosts
 _COMMAND_SECONDS = 100.0
@@ -77,7 +77,7 @@ class Host:
         self.disk.mkdir(exist_ok=True)
         namespaces = ["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net"]
         power = subprocess.Popen(
-            ["unshare", *namespaces, "bash", str(INIT)],
+            ["unshare", *namespaces, "bash", "-c", INIT, "init"],
             env={"PATH": SYSTEM_PATH, **self._layout()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -98,7 +98,9 @@ class Host:
             said = power.stdout.readline().strip()
         if said != "up":
             power.kill()
-            raise HostError(f"{self.name} does not start: {power.stderr.read().strip()}")
+            power.wait()
+            self._power = None  # there is nothing to switch off: `pid` names no host
+            raise HostError(f"{self.name} does not start: {power.stderr.read().strip() or said}")
 
     def power_off(self) -> None:
         """Every process gone at once, nothing written back, the network silent: as by its switch."""
