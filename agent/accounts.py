@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import getpass
 import grp
 import logging
 import os
@@ -29,7 +28,7 @@ from threading import Thread
 from typing import Any
 
 from gpuq.accounts import EVERYONES, Accounts, JobsOf, Refusal
-from gpuq.config import parse_toml
+from gpuq.config import parse_toml, running_as
 from gpuq.errors import GpuqError, InvalidRequest
 
 logger = logging.getLogger(__name__)
@@ -192,11 +191,15 @@ class LocalAccounts:
     _asked: dict[str, asyncio.Future[Account | AccountRefused]] = field(default_factory=dict)
 
     def runs_as_agent(self, user: str) -> bool:
-        """Whether this user's jobs, if they run here at all, run in the account of the agent."""
-        return self.rules is None or user == self.own
+        """Whether this user's jobs run in the account of the agent; those of others `account` knows, or refuses."""
+        if self.stated.jobs_of is JobsOf.EACH:
+            return user == self.own
+        return not self.stated.refusal(user)
 
     async def account(self, user: str) -> Account:
         """The account of a user as it is now. Raises AccountRefused, and states that, if no job may run in it."""
+        if self.rules is None:
+            raise AccountRefused(self.stated.refusal(user))  # whatever the controller thinks
         try:
             found = await asyncio.wait_for(asyncio.shield(self._look_up(user)), LOOKUP_SECONDS)
         except asyncio.TimeoutError:
@@ -256,7 +259,7 @@ def local_accounts(state_dir: Path, shared_account: bool, root_jobs: bool) -> Lo
     if shared_account:
         return LocalAccounts(EVERYONES)
     if os.geteuid() != 0:
-        return LocalAccounts(Accounts(JobsOf.OWNER, getpass.getuser()))
+        return LocalAccounts(Accounts(JobsOf.OWNER, running_as()))
     rules = state_dir / "accounts.toml"
     read_rules(rules)
     root = pwd.getpwuid(0).pw_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from agent import accounts as accounts_module
-from agent.accounts import AccountRefused, AccountRules, local_accounts, look_up, read_rules
+from agent.accounts import AccountRefused, AccountRules, LocalAccounts, local_accounts, look_up, read_rules
+from agent.executor import Executor
 from agent.runs import SCRIPTS
 from gpuq.accounts import Accounts, JobsOf, Refusal
 from gpuq.errors import InvalidRequest
 from gpuq.model import EndReason, StopKind
-from tests.agent.executions import alive, boottime, order, shell, until
+from tests.agent.executions import Machine, alive, boottime, order, shell, until
 from tests.agent.own_accounts import PASSWD, OwnMachine, with_accounts
 
 # ---------------------------------------------------------------- whose jobs run
@@ -64,6 +66,24 @@ def test_nobody_gets_root_or_a_system_account_by_whatever_name(user: str, text: 
         assert m.accounts.stated == Accounts(JobsOf.EACH, refused=(Refusal(user, text),))
 
     scenario()
+
+
+def test_without_root_an_agent_runs_its_owners_jobs_only_whatever_it_is_ordered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        m = Machine(tmp_path)
+        m.executor = Executor(tmp_path, m.events.append, LocalAccounts(Accounts(JobsOf.OWNER, "anna")))
+        await m.executor.start()
+        try:
+            for script in (None, "#!/bin/sh\nid\n"):
+                job = order("id", script=script)
+                end = await m.result(replace(job, job=replace(job.job, user="bert")))
+                assert (end.reason, end.text) == (EndReason.NEVER_STARTED, "a1 runs only jobs of anna")
+            job = order("true")
+            assert (await m.result(replace(job, job=replace(job.job, user="anna")))).exit_code == 0
+        finally:
+            await m.executor.close()
+
+    asyncio.run(scenario())
 
 
 @with_accounts
