@@ -180,6 +180,7 @@ class _Server(uvicorn.Server):
                 interface="asgi3",
                 log_config=None,
                 access_log=False,
+                log_level="error",  # it warns of what is not HTTP: strangers would fill the disk with such lines
                 server_header=False,
                 proxy_headers=False,  # who asks is who connects: a header could be anyone's word
                 ssl_certfile=certificates.certificate,

@@ -32,6 +32,7 @@ from gpuq.states import FINAL, JobEvent, JobState, after, fold
 from gpuq.units import format_duration
 from gpuq.view import Placement
 
+MAX_TEXT = 2_000  # characters an agent may say of an end: they go into the job, its events and every dashboard
 _PHASES = list(RankPhase)
 
 
@@ -81,8 +82,9 @@ def report(draft: Draft, attempt: Attempt, word: RankReport) -> None:
         return
     rank = attempt.ranks[word.rank]
     if _PHASES.index(word.phase) > _PHASES.index(rank.phase):
-        started = word.started_at if word.exit is None else word.exit.started_at
-        rank = replace(rank, phase=word.phase, started_at=started or rank.started_at, exit=word.exit)
+        exit = None if word.exit is None else replace(word.exit, text=word.exit.text[:MAX_TEXT])
+        started = word.started_at if exit is None else exit.started_at
+        rank = replace(rank, phase=word.phase, started_at=started or rank.started_at, exit=exit)
         ranks = (*attempt.ranks[: word.rank], rank, *attempt.ranks[word.rank + 1 :])
         attempt = draft.put_attempt(replace(attempt, ranks=ranks))
     if job.state is JobState.LOST:

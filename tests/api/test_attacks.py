@@ -23,7 +23,7 @@ from gpuq.client.aio import AgentClient
 from gpuq.client.http import Client, fetch_ca
 from gpuq.client.tls import Impostor, fingerprint_in
 from gpuq.errors import Unreachable
-from gpuq.model import AttemptUid, JobId, RankPhase
+from gpuq.model import AttemptUid, EndReason, ExitRecord, JobId, RankPhase
 from gpuq.protocol import API_PREFIX, LogChunk, LogShipment, RankReport, SyncRequest
 from tests.api.server import Agent, Running, start
 from tests.client.scripted import Request, ScriptedController, answer
@@ -141,6 +141,19 @@ def test_a_node_puts_no_order_on_record_that_it_was_not_given(running: Running, 
     assert running.get(f"/jobs/{given.job.id}")["attempt"] == 1
     assert running.get(f"/jobs/{given.job.id}")["user"] == "bob"
     assert running.ask("GET", "/jobs/777777").status == 404
+
+
+def test_a_node_makes_no_job_larger_than_a_few_lines_by_what_it_says_of_its_end(running: Running) -> None:
+    """It would be in every dashboard of its owner and of all administrators."""
+    agent = Agent(running, "talker")
+    agent.sync()
+    job = running.submit("ann", only_nodes=["talker"])
+    text = "long story " * 100_000
+    agent.end(agent.run(job), ExitRecord(EndReason.LAUNCH_FAILED, time.time(), text=text))
+    shown = running.ask("GET", f"/jobs/{job}")
+    assert shown.json["cause"]["text"].startswith("long story ")
+    assert len(shown.body) < 10_000
+    assert len(running.ask("GET", f"/events?job={job}").body) < 10_000
 
 
 def test_an_order_that_is_not_on_record_any_more_is_known_again_by_its_seal(running: Running, tmp_path: Path) -> None:
