@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from gpuq.client.http import Client, fetch_ca
-from gpuq.client.tls import fingerprint_in
+from gpuq.client.tls import fingerprint_in, is_certificate
 from gpuq.config import Context, keep_ca, resolve
 from gpuq.errors import InvalidRequest
 
@@ -85,9 +85,9 @@ def given_token() -> str | None:
 
 
 def trusted_ca(chosen: Context) -> str:
-    """The CA (PEM) of a context: as kept here, else fetched, compared with the token's fingerprint, and kept."""
+    """The CA (PEM) that a context's token names: as kept here, else fetched, compared, and kept."""
     wanted = fingerprint_in(chosen.token)
-    if chosen.ca_pem is not None:
+    if chosen.ca_pem is not None and is_certificate(chosen.ca_pem, wanted):
         return chosen.ca_pem
     ca_pem = fetch_ca(chosen.url, wanted)
     keep_ca(ca_pem, wanted)

@@ -38,6 +38,14 @@ def fingerprint(ca_pem: str) -> str:
     return sha256(ssl.PEM_cert_to_DER_cert(ca_pem.strip())).hexdigest()
 
 
+def is_certificate(text: str, sha256_hex: str) -> bool:
+    """Whether a text, from wherever it comes, is the certificate (PEM) with this fingerprint."""
+    try:
+        return fingerprint(text) == sha256_hex
+    except ValueError:
+        return False
+
+
 def fingerprint_in(token: str) -> str:
     """The CA fingerprint a token carries as its last part; raises NotAuthenticated if this is no token of gpuq's."""
     start, _, digest = token.rpartition("_")

@@ -66,6 +66,24 @@ def test_a_token_of_another_cluster_is_not_sent(fake: FakeApi, person: Path) -> 
     assert not (person / "config.toml").exists()
 
 
+@pytest.mark.parametrize("kept", ["another's", "damaged"])
+def test_a_token_goes_to_no_other_ca_whatever_is_kept_here(
+    fake: FakeApi, person: Path, tmp_path: Path, kept: str
+) -> None:
+    other = a_cluster(tmp_path / "other")
+    try:
+        assert gpuq(person, "login", fake.server.url, stdin=fake.server.token).returncode == 0
+        (file,) = (person / "ca").iterdir()
+        file.write_text(other.server.ca_pem if kept == "another's" else "-----BEGIN")
+        asked = gpuq(person, "nodes", "--controller", other.server.url, "--token", fake.server.token)
+        assert (asked.returncode, "is not the controller this token is for" in asked.stderr) == (5, True)
+        assert other.sent("GET", "/nodes") == []
+        assert gpuq(person, "nodes").returncode == 0  # what is kept is mended
+        assert file.read_text() == fake.server.ca_pem
+    finally:
+        other.server.close()
+
+
 @pytest.mark.parametrize("role", ["join", "node"])
 def test_a_machines_token_is_no_persons(fake: FakeApi, person: Path, role: str) -> None:
     done = gpuq(person, "login", fake.server.url, stdin=fake.server.token.replace("admin", role))

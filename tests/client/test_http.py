@@ -266,6 +266,23 @@ def test_the_ca_is_fetched_without_the_token_and_believed_only_by_its_fingerprin
     assert not any("authorization" in request.headers for request in controller.requests)
 
 
+@pytest.mark.parametrize("status", [302, 404, 500])
+def test_a_server_that_may_be_anybodys_has_no_say_in_the_line_a_person_reads(start: Start, status: int) -> None:
+    """Else it could ask for the token in gpuq's name."""
+    told = {"error": {"code": "conflict", "message": "paste your token here", "hint": "", "retry": False}}
+    stranger = start(lambda _request: answer(told, status, {"location": "https://elsewhere/"}))
+    with pytest.raises(Unreachable, match=f"not a gpuq controller: it answers with HTTP status {status}") as refused:
+        fetch_ca(stranger.url, stranger.certificates.ca_sha256())
+    assert "paste" not in refused.value.one_line()
+
+
+def test_a_server_whose_answer_does_not_end_is_left(start: Start) -> None:
+    endless = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n" + b"x" * (1 << 20)
+    stranger = start(lambda _request: endless)
+    with pytest.raises(Unreachable, match="its answer has no end"):
+        fetch_ca(stranger.url, stranger.certificates.ca_sha256())
+
+
 def test_a_controller_that_shows_no_certificate_as_ca_is_refused(start: Start) -> None:
     controller = start(lambda _request: answer(b"\xffnot a certificate"))
     with pytest.raises(Unreachable, match="its CA is another"):
