@@ -16,7 +16,7 @@ Nothing here talks to the network: a Context without ca_pem says that the CA has
 os.path instead of pathlib: this is on the way of every command, and importing pathlib takes 3 ms of its 50.
 """
 
-# ruff: noqa: PTH100, PTH103, PTH105, PTH108, PTH110, PTH111, PTH117, PTH118, PTH120
+# ruff: noqa: PTH100, PTH102, PTH105, PTH108, PTH110, PTH111, PTH112, PTH117, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gpuq.errors import InvalidRequest, NotAuthenticated, Unreachable
+from gpuq.errors import Conflict, InvalidRequest, NotAuthenticated, Unreachable
 
 _HOME_POINTER = "home"  # beside controller/ and agent/: the --home that `gpuq up` was last given here
 
@@ -87,6 +88,24 @@ def host_home(home: str | None = None, environ: Mapping[str, str] = os.environ) 
 def own_host_home(environ: Mapping[str, str] = os.environ) -> str:
     home = state_home(environ)
     return os.path.join(home, "hosts", machine_id(home))
+
+
+def running_as() -> str:
+    """The account that this process, and what it starts, runs as; raises Conflict if its uid is no account's.
+
+    Root is root also after `su` without `-`, which leaves LOGNAME to who typed it.
+    """
+    import getpass
+    import pwd
+
+    try:
+        account = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError as error:
+        raise Conflict(
+            f"uid {os.geteuid()} is no account's on this machine, and gpuq goes by their names",
+            "give it one, in /etc/passwd or where accounts are kept",
+        ) from error
+    return account if os.geteuid() == 0 else getpass.getuser()
 
 
 def remember_home(home: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -249,9 +268,20 @@ def read_text(path: str) -> str | None:
         return None
 
 
+def make_private(directory: str) -> None:
+    """Makes a directory, if it is not there, and all that are missing above it, for their owner only.
+
+    os.makedirs leaves those above to the umask; whoever may write there could put another in its place.
+    """
+    if directory and not os.path.isdir(directory):
+        make_private(os.path.dirname(directory))
+        with suppress(FileExistsError):  # another command may have been quicker
+            os.mkdir(directory, 0o700)
+
+
 def write_private(path: str, text: str) -> None:
     """Replaces a file, readable by its owner only, so that a reader sees the old text or the new and never a part."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    make_private(os.path.dirname(path))
     fresh = f"{path}.{os.getpid()}.new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:

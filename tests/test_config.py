@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from pathlib import Path
 
 import pytest
 
 from gpuq import config
-from gpuq.errors import InvalidRequest, NotAuthenticated, Unreachable
+from gpuq.errors import Conflict, InvalidRequest, NotAuthenticated, Unreachable
 
 TOKEN = "gpuq_user_" + "s" * 32 + "_" + "a" * 64
 OTHER = "gpuq_user_" + "t" * 32 + "_" + "b" * 64
@@ -151,3 +153,29 @@ def test_a_context_that_is_not_there_is_named_with_those_that_are(environ: dict[
         with pytest.raises(InvalidRequest, match="there is no context x") as caught:
             attempt()
         assert "known: home, lab" in caught.value.hint
+
+
+def test_no_folder_that_is_made_on_the_way_is_open_to_others_whatever_the_umask(tmp_path: Path) -> None:
+    """Who may write in one could put a controller's home of theirs in the place of ours."""
+    before = os.umask(0)
+    try:
+        config.write_private(str(tmp_path / "state" / "hosts" / "m1" / "home"), "text")
+    finally:
+        os.umask(before)
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700] * 3
+
+
+def test_root_is_root_whoever_logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "zoe")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert config.running_as() == pwd.getpwuid(0).pw_name
+
+
+def test_a_uid_that_is_no_accounts_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(Conflict, match=f"uid {os.geteuid()} is no account's on this machine"):
+        config.running_as()

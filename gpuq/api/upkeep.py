@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import secrets
 import ssl
@@ -13,6 +12,7 @@ from pathlib import Path
 from gpuq.api.auth import new_token
 from gpuq.api.calls import Site
 from gpuq.api.certificates import Certificates, ensure_certificates, renewal_is_due, write_file
+from gpuq.config import running_as
 from gpuq.errors import GpuqError, NotAuthenticated
 from gpuq.model import Now
 from gpuq.service.commands import StoreOwnersToken
@@ -73,6 +73,6 @@ async def ensure_admin(home: Path, site: Site, wall: float) -> None:
             return
     except (FileNotFoundError, NotAuthenticated):
         pass
-    text, record = new_token("admin", getpass.getuser(), site.ca_sha256, wall)
+    text, record = new_token("admin", running_as(), site.ca_sha256, wall)
     await site.controller.execute(StoreOwnersToken(record), f"admin-{secrets.token_hex(8)}")
     write_file(path, f"{text}\n".encode(), 0o600)

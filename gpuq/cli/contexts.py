@@ -59,7 +59,7 @@ def _set(lines: list[str], start: int, end: int, key: str, value: str) -> None:
     line = f'{key} = "{value}"'
     for at in range(start, end):
         if re.match(rf"\s*{key}\s*=", lines[at]):
-            comment = re.fullmatch(r"""[^"'#]*(?:"[^"]*"|'[^']*')\s*(#.*)?""", lines[at])
+            comment = re.fullmatch(r"""[^"'#]*(?:"(?:[^"\\]|\\.)*"|'[^']*')\s*(#.*)?""", lines[at])
             lines[at] = f"{line}  {comment[1]}" if comment and comment[1] else line
             return
     lines.insert(start, line)

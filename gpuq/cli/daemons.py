@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpuq.cli.systemd import manager_of
-from gpuq.config import read_text, write_private
+from gpuq.config import make_private, read_text, write_private
 from gpuq.errors import Conflict, Unavailable
 from gpuq.version import VERSION
 
@@ -75,7 +75,7 @@ class Daemon:
 
         ready: the writing end of a pipe for it to inherit.
         """
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(str(self.directory))
         with suppress(FileNotFoundError):
             if self.log.stat().st_size > LOG_BYTES:
                 self.log.replace(self.log.with_suffix(".log.1"))
@@ -143,7 +143,7 @@ def registered(home: str, kind: str, facts: Mapping[str, str]) -> Iterator[None]
     A POSIX record lock: no child inherits it, so a job's supervisor cannot keep its agent's successor out.
     """
     directory = Path(home) / kind
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(str(directory))
     description = directory / "daemon.json"
     lock = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -171,7 +171,7 @@ def article(kind: str) -> str:
 def alone(home: str, waiting: Callable[[], None]) -> Iterator[None]:
     """Lets one `up` or `down` of a home work at a time; others wait their turn, after saying so by `waiting`."""
     try:
-        Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(home)
         file = (Path(home) / "up.lock").open("w")
     except OSError as error:
         why = f"{error.filename}: {error.strerror}"

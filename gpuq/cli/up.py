@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import signal
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from gpuq.cli.service import SERVICE, manager_in_charge, manager_or_note, run_as
 from gpuq.cli.systemd import Systemd
 from gpuq.cli.terminal import tell
 from gpuq.client.http import Client
-from gpuq.config import host_home, read_text, remember_home, write_private
+from gpuq.config import host_home, read_text, remember_home, running_as, write_private
 from gpuq.errors import Conflict, GpuqError, Unavailable, Unreachable
 
 NODE_SECONDS = 60.0  # an agent asks the driver about every GPU first; eight that sleep take a quarter of that
@@ -56,6 +55,7 @@ def up(
     Daemons of another version of gpuq are replaced; jobs are not touched by that. In the foreground, Ctrl-C stops both
     daemons and a closed terminal leaves them running; jobs go on either way.
     """
+    running_as()  # or says why there cannot be a cluster
     home = host_home(home)
     name = node_name()
     check_simulated(simulate_gpus, name)
@@ -250,7 +250,7 @@ def is_shared(agent: Running) -> bool:
 
 def trust_note(agent: Running | None) -> str:
     """Whose jobs may run here, and as whom."""
-    account = pwd.getpwuid(os.geteuid()).pw_name
+    account = running_as()
     if agent is not None and is_shared(agent):
         return f"--shared-account: everyone who may submit runs jobs as {account}, and can do what {account} can"
     if os.geteuid() == 0:

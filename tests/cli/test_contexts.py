@@ -80,6 +80,11 @@ def test_a_change_that_would_touch_another_value_is_not_made() -> None:
         chosen(said(theirs), "lab")
 
 
+@pytest.mark.parametrize("value", ['"lab"', "'lab'", r'"a \"lab\""', '"a#b"'])
+def test_a_comment_behind_a_value_that_is_changed_stays(value: str) -> None:
+    assert 'context = "lab"  # ours\n' in with_context(said(f"context = {value} # ours\n"), "lab", ENTRY)
+
+
 def test_choosing_changes_one_line() -> None:
     two = with_context(said(THEIRS), "lab", ENTRY)
     text = chosen(said(two), "home")
