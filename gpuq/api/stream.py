@@ -48,6 +48,7 @@ async def log(
     reading = await reading_of(call, job, attempt, rank)
     if wait and tail is None and reading.size <= offset and (reading.end is None or reading.end > offset):
         await _news(call, reading, offset, min(wait, POLL_SECONDS))
+        job = readable(call, id)  # again: logs may have been closed to others meanwhile
         reading = await reading_of(call, job, attempt, rank)
     data = b""
     if reading.log is not None:

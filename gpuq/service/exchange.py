@@ -241,7 +241,10 @@ class Exchange:
         due = self._orders(name, poll)
         due = replace(due, describe=self._to_describe(peer, due.describe, again=not only_if_urgent))
         urgent = due.urgent()
-        wants_inventory = peer.inventory_hash != poll.request.inventory_hash
+        node = self._view.nodes.get(name)
+        # A node may have been removed and added again since it said what it has.
+        known = None if node is None or node.inventory is None else peer.inventory_hash
+        wants_inventory = known != poll.request.inventory_hash
         if only_if_urgent and not wants_inventory and urgent <= peer.delivered:
             return
         poll.answering = True

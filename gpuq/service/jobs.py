@@ -84,7 +84,8 @@ def new_job(draft: Draft, asked: Submission, actor: Actor) -> Job:
 
 def _name_from(asked: Submission) -> str:
     word = asked.command[0] if asked.command else "script"
-    return word.rsplit("/", 1)[-1][:64] or "job"
+    shown = "".join(c if c.isprintable() else " " for c in word.rsplit("/", 1)[-1])  # as a name that was given
+    return shown.strip()[:64].rstrip() or "job"
 
 
 def request_of(asked: Submission) -> Request:

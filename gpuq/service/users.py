@@ -168,7 +168,8 @@ def _give(draft: Draft, live: list[Job], user: User, heir: User) -> None:
     if heir.disabled_at is not None or heir.name == user.name:
         raise Conflict(f"jobs of {user.name} cannot be given to {heir.name}", "name a user who is not disabled")
     for job in live:
-        draft.give_job(job, heir.name)
+        own_hold = job.held_by == user.name  # else nobody but an admin could release it any more
+        draft.give_job(replace(job, held_by=heir.name) if own_hold else job, heir.name)
 
 
 def enable(draft: Draft, command: EnableUser) -> dict[str, Any]:

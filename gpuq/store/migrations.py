@@ -6,6 +6,7 @@ imports nothing of gpuq's: what a name means today is not what it meant then.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 
@@ -13,7 +14,14 @@ Migration = Callable[[Connection], None]
 
 
 def _users(conn: Connection) -> None:
-    """1 to 2: a table of users. They were whoever a token named; each may now do what the best of theirs might."""
+    """1 to 2: a table of users. They were whoever a token named; each may now do what the best of theirs might.
+
+    Jobs that have not ended get the account they were meant to run in: their user's. Without it any node would do.
+    """
+    live = "SELECT key, user, request FROM jobs WHERE state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELED')"
+    for key, user, request in conn.execute(live).fetchall():
+        asked = json.dumps({**json.loads(request), "account": user})
+        conn.execute("UPDATE jobs SET request = ? WHERE key = ?", (asked, key))
     conn.execute("ALTER TABLE events ADD COLUMN address TEXT")
     conn.execute(
         "CREATE TABLE users (name TEXT PRIMARY KEY, role TEXT NOT NULL, created_at REAL NOT NULL, disabled_at REAL)"

@@ -128,6 +128,19 @@ def test_who_is_disabled_is_out_and_their_history_stays(running: Running) -> Non
     assert running.ask("POST", "/users/grace/enable", "root", {}).json["disabled_at"] is None
 
 
+def test_who_is_disabled_while_submitting_leaves_no_job_behind(running: Running) -> None:
+    hasty = user(running, "hasty")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(running.ask, "POST", "/jobs", hasty, {"command": ["true"], "hold": True}) for _ in range(24)
+        ]
+        assert running.ask("POST", "/users/hasty/disable", "root", {"cancel_jobs": True}).status == 200
+        statuses = [one.result().status for one in asked]
+    assert set(statuses) <= {201, 401}
+    states = [job["state"] for job in running.get("/jobs?user=hasty&all=true")["items"]]
+    assert states == ["CANCELED"] * statuses.count(201)
+
+
 def test_users_given_jobs_and_roles_are_the_same_after_a_restart(tmp_path: Path) -> None:
     before = start(tmp_path / "controller")
     job = before.submit("bob", hold=True)
@@ -174,6 +187,29 @@ def test_a_join_that_was_interrupted_gets_the_same_node_under_another_join_token
     assert len(set(given)) == 1
     said = running.ask("POST", "/join", first, {"name": "cut-off"}, request_id="someone-else").refused(409)
     assert "a node named cut-off exists already: give the agent another --name" in said
+
+
+def test_of_many_machines_that_take_one_name_at_once_one_gets_it(running: Running) -> None:
+    joins = [token(running, role="join")["token"] for _ in range(2)]
+
+    def join(number: int) -> int:
+        return running.ask("POST", "/join", joins[number % 2], {"name": "wanted"}).status
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(join, range(8))) == [201] + [409] * 7
+
+
+def test_a_join_whose_answer_the_controller_took_to_its_grave_is_answered_by_the_next(tmp_path: Path) -> None:
+    before = start(tmp_path / "controller")
+    join = token(before, role="join")["token"]
+    lost = before.ask("POST", "/join", join, {"name": "n1"}, request_id="kept-on-disk")
+    before.process.kill()
+    before.wait()
+    after = start(tmp_path / "controller", before.tokens)
+    again = after.ask("POST", "/join", join, {"name": "n1"}, request_id="kept-on-disk")
+    assert again.json == lost.json
+    assert after.ask("POST", "/agent/sync", again.json["token"], {}, request_id=None).status == 400  # it is let in
+    assert after.stop() == 0
 
 
 def test_a_removed_node_is_told_so_and_others_are_not(running: Running) -> None:

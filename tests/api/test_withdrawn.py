@@ -27,6 +27,7 @@ from gpuq.protocol import API_PREFIX, PROTOCOL, REQUEST_ID_HEADER, Submission, S
 from gpuq.service.commands import (
     Actor,
     AddUser,
+    ChangeSettings,
     DisableUser,
     EnrolNode,
     SetRole,
@@ -35,6 +36,7 @@ from gpuq.service.commands import (
     UserCommand,
 )
 from gpuq.service.live import LiveController
+from gpuq.settings import ClusterSettings, Settings, Visibility
 from gpuq.store.logfiles import Log
 from tests.api.server import DEADLINE, Answer, Running, start
 
@@ -210,6 +212,24 @@ def test_a_poll_that_is_held_brings_no_news_any_more(
             await at.live.execute(withdraw, "rights-are-withdrawn")
             at.follow.close()  # all who wait are answered
             (await asyncio.wait_for(poll, DEADLINE)).refused(status)
+
+    asyncio.run(scenario())
+
+
+def test_a_poll_on_a_log_that_was_closed_to_others_meanwhile_brings_nothing_of_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with inside(tmp_path / "controller") as at:
+            open_to_all = Settings(cluster=ClusterSettings(visibility=Visibility.OPEN))
+            await at.live.execute(ChangeSettings(ROOT, open_to_all), "logs-are-open-to-all")
+            await at.live.execute(AddUser(ROOT, "eve", "viewer"), "add-eve-to-it")
+            token, record = new_token("viewer", "eve", at.site.ca_sha256, time.time())
+            await at.live.execute(StoreToken(ROOT, record), "a-token-for-eve")
+            await at.live.execute(Submit(Actor("ann", "user"), Submission(command=("true",))), "a-job-to-look-at")
+            poll = asyncio.create_task(at.ask("GET", "/jobs/1/log?wait=5", token))
+            await asyncio.wait_for(at.follow.entered.wait(), DEADLINE)
+            await at.live.execute(ChangeSettings(ROOT, Settings()), "logs-are-private-again")
+            at.follow.close()
+            assert "for its owner ann and admins only" in (await asyncio.wait_for(poll, DEADLINE)).refused(403)
 
     asyncio.run(scenario())
 

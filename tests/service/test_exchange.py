@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from gpuq.changes import PutToken
 from gpuq.errors import GpuqError, Incompatible, NotFound
 from gpuq.model import AttemptUid, NodeName, RankPhase
 from gpuq.protocol import POLL_SECONDS, RankReport, Selection, Submission, SyncReply, SyncRequest
-from gpuq.service.commands import Cancel, Submit
+from gpuq.service.commands import Cancel, EnrolNode, RemoveNode, Submit
 from gpuq.states import JobState, NodeState
 from tests.service.builders import ADA, ROOT, WALL, an_inventory, exited
 from tests.service.machine import N1, Machine
@@ -113,6 +114,17 @@ def test_a_restarted_controller_asks_for_the_inventory_again_but_keeps_the_one_i
     assert again.answered(inventory=None).want_inventory
     assert not again.answered().want_inventory
     assert again.controller.view.free_gpus(N1) == (0, 1, 2, 3)
+
+
+def test_a_node_that_was_removed_and_added_again_is_asked_what_it_has(machine: Machine) -> None:
+    assert not machine.answered().want_inventory
+    token = PutToken("t", "0" * 64, "node", "root", N1, WALL, None)
+    for command in (RemoveNode(ROOT, N1), EnrolNode(ROOT, N1, token)):
+        machine.ask(command)
+        machine.write()
+    assert machine.answered(inventory=None).want_inventory
+    assert not machine.answered().want_inventory
+    assert machine.controller.view.free_gpus(N1) == (0, 1, 2, 3)
 
 
 def test_a_restarted_controller_places_nothing_before_a_node_has_reported(machine: Machine) -> None:

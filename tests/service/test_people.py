@@ -9,6 +9,7 @@ import pytest
 from gpuq.changes import PutToken
 from gpuq.errors import Conflict, InvalidRequest, NotAuthorised, NotFound
 from gpuq.model import NodeName
+from gpuq.protocol import Selection
 from gpuq.service.commands import (
     Actor,
     AddUser,
@@ -16,6 +17,8 @@ from gpuq.service.commands import (
     DisableUser,
     EnableUser,
     EnrolNode,
+    Hold,
+    Release,
     RemoveNode,
     RevokeToken,
     SetRole,
@@ -203,6 +206,16 @@ def test_the_jobs_of_who_is_disabled_are_another_users_from_then_on(desk: Desk) 
     assert desk.cancel(array, actor=BOB) == ["done"]
     desk.end(running, exited(0))
     assert desk.jobs[running].user == "bob"
+
+
+def test_who_is_given_a_job_may_release_what_its_owner_held_but_not_what_an_admin_held(desk: Desk) -> None:
+    own, barred = desk.submit(hold=True), desk.submit()
+    desk.do(Hold(ROOT, Selection(ids=(barred,))))
+    desk.do(DisableUser(ROOT, "ada", give_jobs_to="bob"))
+    (item,) = desk.do(Release(BOB, Selection(ids=(own,))))["items"]
+    assert item["outcome"] == "done"
+    (item,) = desk.do(Release(BOB, Selection(ids=(barred,))))["items"]
+    assert "only an admin may release it" in item["text"]
 
 
 @pytest.mark.parametrize(

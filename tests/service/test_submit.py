@@ -40,6 +40,14 @@ def test_numbers_count_up_and_a_script_has_a_name() -> None:
     assert desk.job("3").name == "job"
 
 
+def test_a_name_taken_from_the_command_is_as_printable_as_one_that_was_given() -> None:
+    desk = Desk()
+    shown = [
+        desk.job(desk.submit(command=(word,))).name for word in ("/bin/\x1b[2J\n2026 INFO x\u202e", "\t", "a" * 99)
+    ]
+    assert shown == ["[2J 2026 INFO x", "job", "a" * 64]
+
+
 @pytest.mark.parametrize(
     ("asked", "per_node"),
     [({"gpus": 4}, 4), ({"gpus_per_node": 4}, 4), ({"gpus": 4, "gpus_per_node": 4}, 4), ({"gpus": 0}, 0), ({}, 0)],

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuq.model import User
-from gpuq.store import Store, events
+from gpuq.model import JobId, Request, User
+from gpuq.store import Store, events, jobs
 from gpuq.store.migrations import FIRST_SCHEMA, SCHEMA, migrate
 
 
@@ -110,4 +110,24 @@ def test_who_had_tokens_is_a_user_from_then_on(path: Path) -> None:
     assert snapshot.users == [User("ada", "admin", 5.0), User("bob", "user", 5.0), User("eve", "viewer", 5.0)]
     assert {token.id for token in snapshot.tokens} == set("abcdef")
     assert events.after(store.reader, 0, events.Filter(), 9)[0].event.address is None
+    store.close()
+
+
+def test_a_job_that_has_not_ended_runs_in_the_account_of_its_user_from_then_on(path: Path) -> None:
+    """One without an account would be placed on a node that runs only another's jobs."""
+    conn = old_database(path, 1)
+    fields = "name, queue, priority, queued_at, grace_seconds, max_retries, retries_used, max_losses, losses_used"
+    put = (
+        f"INSERT INTO jobs (key, user, state, request, submitted_at, finished_at, requeue, on_lost, comment, attempt, "
+        f"{fields}) VALUES (?, ?, ?, ?, 1.0, ?, 1, 'keep', '', 0, 'x', 'main', 0, 1.0, 30, 0, 0, 10, 0)"
+    )
+    for number, (user, state, ended) in enumerate([("ada", "QUEUED", None), ("bob", "SUCCEEDED", 2.0)], start=1):
+        conn.execute(put, (number << 32, user, state, '{"gpus_per_node":2}', ended))
+    conn.close()
+    store = Store.open(path)
+    (waiting,) = store.load().jobs
+    assert waiting.request == Request(gpus_per_node=2, account="ada")
+    done = jobs.job(store.reader, JobId("2"))
+    assert done is not None
+    assert done.request == Request(gpus_per_node=2)
     store.close()
