@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import signal
 import struct
 import subprocess
 import termios
 import time
+from codecs import getincrementaldecoder
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,10 +26,39 @@ class Response(NamedTuple):
     size: int
 
 
+class Screen:
+    """The text that a terminal shows. Without colours, and as far as the dashboard needs it: text and where it goes."""
+
+    _TOKEN = re.compile(
+        r"\x1b\[(\d+);(\d+)H|\x1b\[[?>=<]?[\d;$]*[a-zA-Z]|\x1b\][^\x07]*\x07|([^\x00-\x1f]+)|[\r\n\x07]"
+    )
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self._rows = [[" "] * columns for _ in range(rows)]
+        self._row = self._column = 0
+        self._decode = getincrementaldecoder("utf-8")()
+        self._left = ""  # the beginning of a sequence whose end has not come yet
+
+    def write(self, data: bytes) -> None:
+        text, end = self._left + self._decode.decode(data), 0
+        while (found := self._TOKEN.match(text, end)) is not None:
+            end = found.end()
+            if found[1]:
+                self._row, self._column = int(found[1]) - 1, int(found[2]) - 1
+            elif found[3]:
+                self._rows[self._row][self._column : self._column + len(found[3])] = found[3]
+                self._column += len(found[3])
+        self._left = text[end:]
+
+    def shows(self, text: str) -> bool:
+        return any(text in "".join(row) for row in self._rows)
+
+
 class Terminal:
     """A terminal of a fixed size with one program in it. It answers no queries, as a slow or simple one would not."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], columns: int, rows: int) -> None:
+        self.screen = Screen(columns, rows)
         self._fd, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.started = time.perf_counter()
@@ -48,9 +79,11 @@ class Terminal:
         if not select.select([self._fd], [], [], seconds)[0]:
             return b""
         try:
-            return os.read(self._fd, _READ)
+            piece = os.read(self._fd, _READ)
         except OSError:  # EIO: nobody has the other end any more
             return b""
+        self.screen.write(piece)
+        return piece
 
     def settle(self, quiet: float = 0.12, seconds: float = 10.0) -> None:
         """Reads until nothing has come for a while."""
@@ -68,28 +101,28 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
 
-    def press(self, keys: str, marker: bytes = b"") -> Response:
+    def press(self, keys: str, marker: str = "") -> Response:
         """Types the keys and reads what they set off, see `answer`."""
         began = time.perf_counter()
         self.type(keys)
         return self.answer(began, marker)
 
-    def answer(self, began: float, marker: bytes = b"", seconds: float = 10.0) -> Response:
-        """Reads until the marker, or anything if there is none, has been written and a quiet moment came after it.
+    def answer(self, began: float, marker: str = "", seconds: float = 10.0) -> Response:
+        """Reads until the marker is on the screen, or anything came if there is none, and a quiet moment after it.
 
         began: of perf_counter. Raises TimeoutError.
         """
-        seen, last = b"", began
+        size, last = 0, began
         while True:
-            done = bool(seen) and marker in seen
+            done = bool(size) and self.screen.shows(marker)
             piece = self.read(QUIET_SECONDS if done else 0.1)
             if piece:
-                seen += piece
+                size += len(piece)
                 last = time.perf_counter()
             elif done:
-                return Response((last - began) * 1e3, len(seen))
+                return Response((last - began) * 1e3, size)
             elif time.perf_counter() - began > seconds or self.process.poll() is not None:
-                raise TimeoutError(f"no {marker!r} in {seconds} s; last: {seen[-400:]!r}")
+                raise TimeoutError(f"no {marker!r} on the screen in {seconds} s")
 
     def hold(self, key: str, per_second: int, seconds: float, bytes_per_second: int) -> float:
         """Holds a key down while reading no faster than a slow link would.
@@ -107,6 +140,7 @@ class Terminal:
             piece = b""
             if allowed > 0 and select.select([self._fd], [], [], 0.005)[0]:
                 piece = os.read(self._fd, min(allowed, 2048))
+                self.screen.write(piece)
                 taken += len(piece)
                 last = time.perf_counter()
                 empty_since = None

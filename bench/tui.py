@@ -34,8 +34,8 @@ _SIZE = (80, 24)
 _ROWS = 12  # moves that stay within a page of that size
 _PAGE_DOWN = "\x1b[6~"
 _ESCAPE = "\x1b"
-_VIEWS = (("3", b"TEMP"), ("2", b"WHY"), ("4", b"n0001"), ("2", b"WHY"), ("6", b"WHAT"), ("2", b"WHY"))
-_SORTS = (("g", b"GPU^"), ("n", b"NAME^"), ("t", b"TIME^"), ("i", b"ID^"), ("s", b"S^"))
+_VIEWS = (("3", "TEMP"), ("2", "WHY"), ("4", "n0001"), ("2", "WHY"), ("6", "WHAT"), ("2", "WHY"))
+_SORTS = (("g", "GPU^"), ("n", "NAME^"), ("t", "TIME^"), ("i", "ID^"), ("s", "S^"))
 
 
 def measure() -> list[Figure]:
@@ -55,7 +55,7 @@ def figures(c: Cluster) -> list[Figure]:
     environ = {**c.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}
     starts = [_start(command, environ) for _ in range(6)][1:]  # the first fills caches
     with _loaded(command, environ, *_SIZE) as terminal:
-        rows = [terminal.press("j", f" {at + 1:,}/".encode()) for at in range(1, _ROWS + 1)]
+        rows = [terminal.press("j", f" {at + 1:,}/") for at in range(1, _ROWS + 1)]
         terminal.press("\x04")  # half a page down, so that each further move scrolls
         terminal.press("\x04")
         scrolled = [terminal.press("j") for _ in range(_ROWS)]
@@ -102,7 +102,7 @@ def _start(command: list[str], environ: dict[str, str]) -> float:
     """ms from the start of the process until the first jobs are on the screen, and nothing more comes."""
     terminal = Terminal(command, environ, *_SIZE)
     try:
-        return terminal.answer(terminal.started, b" 1/", 60).ms
+        return terminal.answer(terminal.started, " 1/", 60).ms
     finally:
         terminal.close()
 
@@ -112,7 +112,7 @@ def _loaded(command: list[str], environ: dict[str, str], columns: int, rows: int
     """A dashboard that has all jobs."""
     terminal = Terminal(command, environ, columns, rows)
     try:
-        terminal.answer(terminal.started, f"/{JOBS + 1:,}".encode(), 120)
+        terminal.answer(terminal.started, f"/{JOBS + 1:,} ", 120)
         terminal.settle()
         yield terminal
     finally:
@@ -124,13 +124,13 @@ def _filtered(terminal: Terminal) -> list[Response]:
     responses = []
     terminal.press("/")
     for typed in ("9", "90", "904"):
-        responses.append(terminal.press(typed[-1], f"/{typed}".encode()))
+        responses.append(terminal.press(typed[-1], f"/{typed}"))
     terminal.press(_ESCAPE)
     terminal.settle(1.5)
     return responses
 
 
-def _sorted(terminal: Terminal, letter: str, title: bytes) -> Response:
+def _sorted(terminal: Terminal, letter: str, title: str) -> Response:
     terminal.press("o")
     return terminal.press(letter, title)
 
@@ -175,7 +175,7 @@ class _Node:
 
     def report(self) -> None:
         self._sequence += 1
-        readings = (GpuSample(i, random.randrange(100), random.randrange(80 << 30), 60, 400.0) for i in range(GPUS))
+        readings = (GpuSample(i, random.randrange(80 << 30), random.randrange(100), 60, 400.0) for i in range(GPUS))
         request = SyncRequest(
             PROTOCOL,
             self._name,

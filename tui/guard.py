@@ -3,9 +3,6 @@
 Textual's writer thread has a queue of 30 frames and blocks the event loop when it is full: on a slow link a key that is
 held down for 4 s is then played out for 7 s more. So what would be painted waits here while frames are waiting there,
 and what has waited is painted once, as it is by then.
-
-There is no public way to see that queue. `backlog` is the one place that looks, and gives 0 where it is not found:
-then nothing is held back. tests/tui/test_guard.py says so when a new Textual moves it.
 """
 
 from __future__ import annotations
@@ -17,13 +14,16 @@ from weakref import WeakKeyDictionary, proxy
 
 from textual.app import App
 
+from tui.driver import driver_of
+
 BETWEEN_SECONDS = 0.03  # two frames: what a key repeats at
+SOON_SECONDS = 0.004  # a terminal that keeps up has taken a frame by then
 
 
 def backlog(app: App[Any]) -> int:
-    """Frames that were handed to the terminal and are not written yet."""
-    queue = getattr(getattr(app._driver, "_writer_thread", None), "_queue", None)
-    return 0 if queue is None else int(queue.qsize())
+    """Characters that are on their way to the terminal and not taken yet."""
+    driver = driver_of(app)
+    return 0 if driver is None else driver.waiting
 
 
 class OutputGuard:
@@ -35,7 +35,7 @@ class OutputGuard:
         later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """behind: frames not yet written; later: calls something after so many seconds."""
+        """behind: what the terminal has not taken yet; later: calls something after so many seconds."""
         self._behind, self._later, self._clock = behind, later, clock
         self._waiting: dict[Hashable, Callable[[], None]] = {}
         self._painted_at = float("-inf")
@@ -47,20 +47,25 @@ class OutputGuard:
             act()
             return
         if not self._waiting:
-            self._later(BETWEEN_SECONDS, self._try)
+            self._try_after(SOON_SECONDS)
         self._waiting[what] = act
 
     @property
     def behind(self) -> bool:
-        """Whether frames wait for the terminal at this moment."""
+        """Whether something waits for the terminal at this moment."""
         return self._behind() > 0
 
     def _ready(self) -> bool:
         return self._behind() == 0 and self._clock() - self._painted_at >= BETWEEN_SECONDS
 
-    def _try(self) -> None:
+    def _try_after(self, seconds: float) -> None:
+        """seconds: to the next try, if it is the terminal that is waited for; then twice as long for each further."""
+        left = self._painted_at + BETWEEN_SECONDS - self._clock()
+        self._later(max(left, seconds), lambda: self._try(min(2 * seconds, BETWEEN_SECONDS)))
+
+    def _try(self, again: float) -> None:
         if not self._ready():
-            self._later(BETWEEN_SECONDS / 2, self._try)
+            self._try_after(again)
             return
         waiting, self._waiting = self._waiting, {}
         self._painted_at = self._clock()

@@ -10,10 +10,12 @@ import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
 import click
+from rich.console import Console
 
 from gpuq.cli.connect import connection, context, trusted_ca
 from gpuq.cli.environment import choose_environment
@@ -56,11 +58,12 @@ def tui(view: str, theme: str, ascii: bool, no_mouse: bool, read_only: bool) -> 
             "set TERM to what it is, or use gpuq queue, nodes and events",
         )
     where = context()
+    threading.Thread(target=import_module, args=("gpuq.client.live",), daemon=True).start()  # beside the first frame
     app = DashboardApp(
         lambda: asyncio.to_thread(_client, where),
         where.url.removeprefix("https://"),
         view=view,
-        theme=chosen(theme, is_light(os.environ) if theme == AUTO else None, "NO_COLOR" in os.environ),
+        theme=_theme(theme),
         ascii=ascii,
         read_only=read_only,
         extra={"submit": {"place": _place(where.token)}},
@@ -74,8 +77,13 @@ def tui(view: str, theme: str, ascii: bool, no_mouse: bool, read_only: bool) -> 
     return 128 + signals[0] if signals else 0
 
 
+def _theme(name: str) -> str:
+    light = is_light(os.environ) if name == AUTO else None
+    return chosen(name, light, "NO_COLOR" in os.environ, sixteen=Console().color_system == "standard")
+
+
 def _client(where: Context) -> Client:
-    from gpuq.client.live import LiveClient  # httpx, 100 ms: the first frame is there by now
+    from gpuq.client.live import LiveClient  # httpx, 100 ms: `tui` has begun with it
 
     return LiveClient(where.url, where.token, trusted_ca(where))
 

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
-
 from gpuq.client.connection import CONNECT_SECONDS, parse_url
 from gpuq.client.tls import pinned
 from gpuq.errors import Unavailable, Unreachable, from_json
 from gpuq.wire import PROTOCOL, PROTOCOL_HEADER, TLS_NAME
 
-# httpcore asks for sniffio, which is not packed, several times a request, and each time Python searches the disk for
-# it: a quarter of a request's processor time. This is how Python itself notes that there is no such module.
+# This is how Python itself notes that there is no such module. httpcore asks for sniffio, which is not packed, several
+# times a request, and each time Python searches the disk for it: a quarter of a request's processor time. httpx asks
+# for its own command line, with rich and Pygments: a third of the time that it takes to import.
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+
+import httpx  # noqa: E402  (after the above)
 
 IDLE_SECONDS = 60.0  # several polls: whoever has nothing to say then never sets up TLS again
 
