@@ -178,7 +178,9 @@ def _named(rows: Sequence[JobRow], now: float) -> list[str]:
 
 
 def _job_line(row: JobRow, now: float) -> str:
-    return f"{row.id} {safe(row.name)[:40]}  {_standing(row, now)}  {row.gpus} {plural(row.gpus, 'GPU')}"
+    each = " each" if row.elements is not None else ""
+    gpus = f"{row.gpus} {plural(row.gpus, 'GPU')}{each}" if row.gpus else "no GPU"
+    return f"{row.id} {safe(row.name)[:40]}  {_standing(row, now)}  {gpus}"
 
 
 def _standing(row: JobRow, now: float) -> str:
@@ -219,8 +221,8 @@ def _losses(verb: Verb, rows: Sequence[JobRow], now: float) -> list[str]:
         ]
     lines = []
     if live:
-        then = "is lost" if verb is Verb.CANCEL else "is lost; it begins anew when its turn comes"
-        lines.append(f"{_work(rows, now)} of work {then}.")
+        then = "" if verb is Verb.CANCEL else "; it begins anew when its turn comes"
+        lines.append(f"{_work(rows, now)} of work will be lost{then}.")
         lines.append(f"{live:,} at work: SIGTERM, then SIGKILL after the grace ({GRACE}).")
     if waiting := _waiting(rows):
         lines.append(f"{waiting:,} waiting: out of the queue.")
@@ -241,12 +243,12 @@ def _waiting(rows: Sequence[JobRow]) -> int:
 
 
 def _work(rows: Sequence[JobRow], now: float) -> str:
-    """'35.2 GPU-hours'; of jobs without a GPU the time they ran. Of arrays only the first start is known."""
+    """'35.2 GPU-hours'; of jobs without a GPU the time they ran. Of arrays no element's own start is known."""
     most = "up to " if any(row.elements is not None for row in rows) else ""
     hours = sum(_gpu_seconds(row, now) for row in rows) / 3600
     if hours:
         return f"{most}{hours:,.0f} GPU-hours" if hours >= 100 else f"{most}{hours:.2g} GPU-hours"
-    return f"{most}{duration(sum(_running_seconds(row, now) or 0 for row in rows))}"
+    return f"{most}{duration(sum((_running_seconds(row, now) or 0) * _at_work(row) for row in rows))}"
 
 
 def _gpu_seconds(row: JobRow, now: float) -> float:
@@ -254,8 +256,8 @@ def _gpu_seconds(row: JobRow, now: float) -> float:
 
 
 def _running_seconds(row: JobRow, now: float) -> float | None:
-    """Since its process exists; None while it waits."""
-    started = seconds_of(row.started_at)
+    """Since its process exists, of an array at most; None while it waits."""
+    started = seconds_of(row.submitted_at if row.elements is not None and row.started_at is None else row.started_at)
     return max(0.0, now - started) if started is not None and row.state in _HOLDING else None
 
 

@@ -24,6 +24,7 @@ from tui.client import Client
 from tui.command import CommandProvider
 from tui.deeds import do_to_subjects
 from tui.dialogs import ConfirmDialog
+from tui.driver import TerminalDriver, driver_of
 from tui.feed import Feed
 from tui.guard import backlog, guard_of
 from tui.help import HelpDialog
@@ -68,11 +69,11 @@ class DashboardApp(App[None], inherit_bindings=False):
         extra: Mapping[str, Mapping[str, Any]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """connect: makes the client, after the first frame. where: the controller, as people call it.
+        """connect: makes the client, beside the first frame. where: the controller, as people call it.
 
         extra: what panes are given besides the store, by their names in body.PARTS.
         """
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         self.store = Store(clock)
         self.ascii = ascii
         self.refused: GpuqError | None = None  # it ended because the controller will never let it in
@@ -110,9 +111,10 @@ class DashboardApp(App[None], inherit_bindings=False):
     def on_mount(self) -> None:
         self.app_resume_signal.subscribe(self, lambda _: self._draw_all(), immediate=True)
         self.set_interval(TICK_SECONDS, self._tick)
-        self.call_after_refresh(lambda: self.work(self._feed_store()))
+        self.work(self._feed_store())  # the controller makes its answer while the first frame is made here
 
     def on_resize(self) -> None:
+        self._forget_terminal()
         width, height = self.size
         tiny = width < SMALLEST[0] or height < SMALLEST[1]
         self.screen.set_class(tiny, "-tiny")
@@ -212,9 +214,12 @@ class DashboardApp(App[None], inherit_bindings=False):
 
     def _settled(self) -> bool:
         """Whether all is there that a key may be meant for."""
-        return bool(self._body.shown) and self.screen.is_mounted and not self._body.focus_due
+        there = bool(self._body.shown and self.screen_stack)
+        return there and self.screen.is_mounted and not self._body.focus_due
 
     def on_key(self, event: events.Key) -> None:
+        if not self.screen_stack:  # it is being left
+            return
         if isinstance(self.screen, ModalScreen) and not hasattr(self.screen, "CONTEXT"):
             return  # Textual's own palette has its own keys
         if not self._body.shown:
@@ -264,6 +269,9 @@ class DashboardApp(App[None], inherit_bindings=False):
             self.say("nothing to filter here", bad=True)
 
     def do_close(self) -> None:
+        self.leave_pane()
+
+    def leave_pane(self) -> None:
         """What is open goes, one at a time: the zoom, the filter, the marks, the pane."""
         pane = self._pane
         if self._zoomed:
@@ -371,6 +379,8 @@ class DashboardApp(App[None], inherit_bindings=False):
                 about.open(subject.id)
 
     def _tick(self) -> None:
+        if not self.screen_stack:  # it is being left
+            return
         dirty = self._ticker.due(guard_of(self).behind)
         if dirty is not None:
             for pane in self._body.shown:
@@ -382,7 +392,7 @@ class DashboardApp(App[None], inherit_bindings=False):
 
     def _chrome(self) -> None:
         """Brings the lines around the panes up to date; what has not changed is not painted."""
-        if not self._body.shown:  # the first frame is still being made
+        if not (self._body.shown and self.screen_stack):  # the first frame is still being made, or was the last
             return
         pane = self._pane
         self._head.show(self._trail.present.view, pane.crumbs(), self._ticker.paused)
@@ -393,7 +403,13 @@ class DashboardApp(App[None], inherit_bindings=False):
         for pane in self._body.shown:
             pane.shown()
         self._chrome()
+        self._forget_terminal()
         self.screen.refresh(layout=True)
+
+    def _forget_terminal(self) -> None:
+        """What it shows may be another thing than was sent to it."""
+        if (driver := driver_of(self)) is not None:
+            driver.forget()
 
     async def _done(self, question: Question) -> None:
         self.say(await question.act())
@@ -403,7 +419,7 @@ class DashboardApp(App[None], inherit_bindings=False):
             await self._feed.run()
         except GpuqError as error:
             self.refused = error
-            self.exit()
+            self.call_after_refresh(self.exit)  # the panes may still be being made
 
     async def _guarded(self, doing: Awaitable[object]) -> None:
         """A failure that somebody can act on becomes one line; a defect ends the app, as one in a handler does."""

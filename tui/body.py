@@ -109,7 +109,8 @@ class Body(Vertical):
         if self.focus_due:
             self.call_after_refresh(self.focus_slot, slot)
             return
-        if not pane.has_focus_within:  # else one is in a field of it, or on its list
+        focused = self.screen.focused  # Textual's has_focus_within outlives the focus of what was hidden with it
+        if focused is None or pane not in focused.ancestors_with_self:  # else one is in a field of it, or on its list
             (next(iter(pane.query(ModelTable)), None) or pane).focus()
 
     def next_slot(self, slot: Slot, step: int) -> Slot:

@@ -18,7 +18,7 @@ from textual.widget import Widget
 from gpuq.errors import GpuqError, InvalidRequest
 from tui import perform
 from tui.actions import Verb
-from tui.keymap import ROLES, Action, actions_in, label
+from tui.keymap import ROLES, Action, actions_in, label, refusal
 from tui.pane import Dashboard, context_of
 from tui.prompt import Prompt
 from tui.store import Store
@@ -51,6 +51,7 @@ def run(text: str, dashboard: Dashboard, context: str) -> None:
     if _ID.fullmatch(name) and not rest:
         dashboard.open_job(name)
         return
+    name = _ALSO.get(name, name)
     command = BY_NAME.get(name)
     action = next((a for a in actions_in(context) if a.id == name.replace("-", "_")), None)
     found = command or action
@@ -59,7 +60,8 @@ def run(text: str, dashboard: Dashboard, context: str) -> None:
         then = f"did you mean {near[0]}?" if near else "Tab completes, ? shows what works here"
         raise InvalidRequest(f"there is no command '{name}'", then)
     if not allowed_to(found, dashboard):
-        raise InvalidRequest(f"{name} is not for you at present", f"it needs the role {found.role}, and a connection")
+        store = dashboard.store
+        raise InvalidRequest(refusal(found, store.you.role, store.link.state == "live"))
     if command is not None and (rest or not (action and command.takes)):
         command.run(dashboard, rest)
     else:  # `:cancel` alone means what is marked or under the cursor
@@ -175,6 +177,11 @@ COMMANDS: tuple[Command, ...] = (
     Command("q", "", "quit", lambda d, _: d.act("quit")),
 )
 BY_NAME = {command.name: command for command in COMMANDS}
+# As `gpuq` on the command line, k9s and vi call them.
+_ALSO = {
+    "show": "job", "describe": "job", "logs": "log", "ls": "jobs", "exit": "q", "quit": "q", "q!": "q", "wq": "q",
+    "h": "help", "ov": "overview", "no": "nodes", "ev": "events", "map": "gpus",
+}  # fmt: skip
 
 
 class CommandLine(Prompt):

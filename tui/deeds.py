@@ -23,7 +23,7 @@ ON_JOBS: Mapping[str, Deed] = {
     "kill": _jobs(Verb.KILL),
     "requeue": _jobs(Verb.REQUEUE),
     "hold": perform.hold_or_release,
-    "priority": lambda dashboard, ids: dashboard.ask_command(f"priority {' '.join(ids)} "),
+    "priority": perform.ask_priority,
 }
 # ... and to nodes of these names
 ON_NODES: Mapping[str, Deed] = {

@@ -18,6 +18,7 @@ from tui.store import Link, Store
 FIRST_JOBS = 1_000  # in the snapshot: what fills the screen; the rest follows in pages
 PAGE_JOBS = 2_000  # taking in so many holds up a key for 20 ms
 HELD_SECONDS = 20.0  # how long the controller may keep a question that has no answer yet
+FRAME_SECONDS = 0.05  # what has just come is painted before more is taken in
 APART_SECONDS = 0.25  # between two questions, so that 1,000 changes a second are one answer a frame
 SLOW_APART_SECONDS = 1.0
 PING_SECONDS = 5.0
@@ -118,6 +119,7 @@ class Feed:
 
     async def _fill(self, client: Client, cursor: str | None) -> None:
         """The jobs that the snapshot had no room for, page by page, beside the changes."""
+        await self._pause(FRAME_SECONDS)
         while cursor is not None:
             try:
                 page = await client.snapshot_jobs(cursor, PAGE_JOBS)

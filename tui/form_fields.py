@@ -64,7 +64,7 @@ class FormRow(Horizontal):
 
     DEFAULT_CSS = """
     FormRow { height: 1; width: 1fr; }
-    FormRow > .label { width: 14; color: $secondary; }
+    FormRow > .label { width: 14; }
     FormRow.-here > .label { text-style: bold; color: $accent; }
     FormRow.-wrong > .label { text-style: bold; color: $error; }
     FormRow > Input { width: 1fr; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,19 +13,22 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tui.keymap import Action, actions_in, allowed, label
+from tui.legend import LEGENDS
 from tui.text import pad
 
 KEYS_CELLS = 12
+SIGN_CELLS = 15
 COLUMN_CELLS = 46  # of a column of help; as many stand side by side as there is room for
 WIDEST_CELLS = 3 * COLUMN_CELLS + 5  # three columns, with border, padding and scrollbar
 # Headings in the order they are shown.
 HEADINGS: Mapping[str, str] = {
+    "open": "Open",
     "act": "Do",
-    "go": "Go",
-    "move": "Move",
     "list": "Find and mark",
     "copy": "Copy and save",
+    "go": "Go",
     "screen": "Screen",
+    "move": "Move",
 }
 
 
@@ -43,20 +46,28 @@ def help_entries(context: str, role: str, writable: bool) -> dict[str, list[tupl
 
 def help_lines(context: str, role: str, writable: bool, width: int) -> list[Text]:
     """The page, in as many columns as the width has room for."""
-    columns = max(1, width // COLUMN_CELLS)
-    cells = width // columns
     lines: list[Text] = []
     for tag, entries in help_entries(context, role, writable).items():
-        lines.append(Text(HEADINGS[tag], "bold"))
-        rows = -(-len(entries) // columns)
-        for row in range(rows):
-            line = Text()
-            for keys, words in entries[row::rows]:
-                line.append(pad(f" {keys}", min(KEYS_CELLS, cells // 2)), "bold")
-                line.append(pad(words, cells - min(KEYS_CELLS, cells // 2) - 1) + " ")
-            lines.append(line)
+        lines += _block(HEADINGS[tag], entries, KEYS_CELLS, width)
+    for heading, pairs in LEGENDS.get(context, {}).items():
+        lines += _block(heading, pairs, SIGN_CELLS, width)
     if missing := _not_offered(context, role, writable):
         lines += [Text(), Text(missing, "italic")]
+    return lines
+
+
+def _block(heading: str, entries: Sequence[tuple[str, str]], first: int, width: int) -> list[Text]:
+    """Keys or signs and what they mean, column after column. first: cells of the keys."""
+    columns = max(1, width // COLUMN_CELLS)
+    cells = width // columns
+    rows = -(-len(entries) // columns)
+    lines = [Text(heading, "bold")]
+    for row in range(rows):
+        line = Text()
+        for keys, words in entries[row::rows]:
+            line.append(pad(f" {keys}", min(first, cells // 2)), "bold")
+            line.append(pad(words, cells - min(first, cells // 2) - 1) + " ")
+        lines.append(line)
     return lines
 
 

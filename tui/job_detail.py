@@ -12,6 +12,7 @@ from gpuq.errors import NotFound
 from gpuq.states import FINAL
 from gpuq.units import plural
 from tui.columns import how_it_ended
+from tui.elements import element_lines, of_array
 from tui.fields import Row, field, table
 from tui.gpu_cells import memory_share
 from tui.job_row import JobRow
@@ -24,6 +25,7 @@ from tui.text import HELD, UNKNOWN, clip, clock, duration, letter_of, reason_tex
 from tui.theme import state_role
 
 ASK_SECONDS = 5.0  # between two questions about a job that waits: what it waits for changes without it
+LEAST_SECONDS = 1.0  # between two questions about an array: its elements may end many times a second
 SETTLE_SECONDS = 0.15  # the cursor may be on its way past this job
 EVENTS = 50
 _NODES = 12  # in the table of why it waits; nodes with the same words share a line
@@ -41,6 +43,7 @@ class Fetched:
     job: Mapping[str, Any]  # GET /jobs/{id}
     why: Mapping[str, Any] | None  # GET /jobs/{id}/why, while it waits
     events: Sequence[Mapping[str, Any]]  # oldest first
+    elements: Sequence[JobRow] = ()  # of an array, some: see elements.py
 
 
 def job_detail(store: Store, id: str, fetched: Fetched | None, width: int) -> list[Line]:
@@ -53,6 +56,8 @@ def job_detail(store: Store, id: str, fetched: Fetched | None, width: int) -> li
         lines += [BLANK, *_why(row, fetched, width)]
     if row.nodes and row.state not in _FINAL:
         lines += [BLANK, *_use(store, row, width)]
+    if fetched is not None and fetched.elements:
+        lines += [BLANK, *element_lines(row, fetched.elements, store.now(), width)]
     lines += [BLANK, *_facts(row, fetched, width)]
     if fetched is not None and fetched.job["attempts"]:
         lines += [BLANK, *_attempts(fetched.job["attempts"], width)]
@@ -209,7 +214,7 @@ def _facts(row: JobRow, fetched: Fetched | None, width: int) -> Iterator[Line]:
     for label, time in (("Submitted", row.submitted_at), ("Started", row.started_at), ("Finished", row.finished_at)):
         at = seconds_of(time)
         if time is not None and at is not None:
-            yield from field(label, f"{time[:10]} {clock(at)}", width)
+            yield from field(label, _moment(time), width)
 
 
 def _fetched_facts(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -222,7 +227,7 @@ def _fetched_facts(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Folder", job["cwd"]
     yield "Asks for", _request(job["request"])
     if job["begin_at"]:
-        yield "Not before", job["begin_at"]
+        yield "Not before", _moment(job["begin_at"])
     if job["dependencies"]:
         yield "After", ", ".join(f"{d['kind']}:{d['job']}" for d in job["dependencies"])
     yield "Time limit", "none" if job["time_limit_seconds"] is None else duration(job["time_limit_seconds"])
@@ -230,12 +235,18 @@ def _fetched_facts(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "Retries",
         f"{job['retries_used']} of {job['max_retries']} for its own failures, {job['losses_used']} for lost nodes",
     )
-    then = "runs again elsewhere" if job["requeue"] else "fails"
-    yield "Node lost", f"{job['on_lost']}; on proof of the node's end the job {then}"
+    then = "it runs again elsewhere" if job["requeue"] else "it fails"
+    waits = "it stays there" if job["on_lost"] == "keep" else "it ends there after a while"
+    yield "If silent", f"{waits} ({job['on_lost']}); once the node is known to be gone, {then}"
     if job["log_bytes"] is not None:
         yield "Log", f"{size(job['log_bytes'])}; l shows it"
     if job["comment"]:
         yield "Comment", job["comment"]
+
+
+def _moment(time: str) -> str:
+    at = seconds_of(time)
+    return time if at is None else f"{time[:10]} {clock(at)}"
 
 
 def _command(job: Mapping[str, Any]) -> str:
@@ -310,6 +321,7 @@ class JobDetail(LinePane):
         self._missing = ""  # the controller knows no job of this id
         self._fetched: Fetched | None = None
         self._asked_at = float("-inf")
+        self._moved = False  # since it was asked
 
     def open(self, id: str) -> None:
         """It is about this job from now on."""
@@ -323,16 +335,16 @@ class JobDetail(LinePane):
         row = present(self.store, self._job, self._fetched)
         moved = self._job in dirty.jobs or self._job.partition("_")[0] in dirty.jobs
         waits = row is None or row.state not in _FINAL
-        if (
-            self._job
-            and self._job != self._missing
-            and (moved or dirty.all or (waits and self.store.clock() - self._asked_at >= ASK_SECONDS))
-        ):
+        since = self.store.clock() - self._asked_at
+        least = LEAST_SECONDS if row is not None and row.elements is not None else 0.0
+        self._moved |= moved
+        due = (self._moved and since >= least) or dirty.all or (waits and since >= ASK_SECONDS)
+        if self._job and self._job != self._missing and due:
             self._ask(0.0)
         super().tick(dirty)
 
     def _ask(self, after: float) -> None:
-        self._asked_at = self.store.clock()
+        self._asked_at, self._moved = self.store.clock(), False
         self.dashboard.work(self._fetch(self._job, after))
 
     async def _fetch(self, id: str, after: float) -> None:
@@ -346,10 +358,12 @@ class JobDetail(LinePane):
             self._missing = id
             self.redraw()
             return
+        row = present(self.store, id, Fetched(job, None, ()))
+        elements = await of_array(client, row) if row is not None and row.elements is not None else ()
         events = await client.get("/events", {"job": id, "limit": EVENTS})
         why = await client.get(f"/jobs/{id}/why") if job["state"] == "QUEUED" else None
         if id == self._job:  # the answer may be to a question nobody has any more
-            self._fetched = Fetched(job, why, events["items"])
+            self._fetched = Fetched(job, why, events["items"], elements)
             self.redraw()
 
     def lines(self, width: int) -> list[Line]:
@@ -358,6 +372,12 @@ class JobDetail(LinePane):
         if self._missing == self._job:
             return [line((f"there is no job {safe(self._job)}", "bad")), line(("q leads back", "dim"))]
         return job_detail(self.store, self._job, self._fetched, width)
+
+    def do_log(self) -> None:
+        """The job's; of an array, which has none, that of the element under the cursor."""
+        under, row = self.under_cursor(), present(self.store, self._job, self._fetched)
+        element = under is not None and under.kind == "job" and row is not None and row.elements is not None
+        self.dashboard.open_log(under.id if element and under is not None else self._job)
 
     def subject(self) -> Subject | None:
         return Subject("job", self._job) if self._job else None
@@ -371,5 +391,15 @@ class JobDetail(LinePane):
     def hint(self) -> str:
         under = self.under_cursor()
         if under is None:
-            return "" if self._missing == self._job else "l shows its log, x cancels it, S submits one like it"
+            return self._what_keys_do()
         return f"Enter opens {under.kind} {safe(under.id)}"
+
+    def _what_keys_do(self) -> str:
+        row = present(self.store, self._job, self._fetched)
+        if row is None:
+            return ""
+        told = [] if row.elements is not None else ["l shows its log"]
+        if self.dashboard.writable:
+            told += [] if row.state in _FINAL else ["x cancels it"]
+            told += ["S submits one like it"]
+        return ", ".join(told)

@@ -54,6 +54,7 @@ class Jobs(Pane, can_focus=False):
         super().__init__(store, id=id)
         self.filter = ""
         self._order = JobOrder(store)
+        store.watch(self._order.note)  # while it is hidden too: 100,000 jobs are not sorted anew when it is shown again
         self.table = ModelTable(JobRows(store, self._order), columns.JOB_COLUMNS, sort_keys=_SORT_KEYS)
         self._about = Bar()
         self._reasons_at = float("-inf")
@@ -65,12 +66,11 @@ class Jobs(Pane, can_focus=False):
     # As the dashboard sees it
 
     def shown(self) -> None:
-        self._order.note((), everything=True)
+        self._order.choose(self._order.choice)  # whatever came meanwhile takes its place now
         self._arrange()
         self.table.redraw()
 
     def tick(self, dirty: Dirty) -> None:
-        self._order.note(dirty.jobs, everything=dirty.all)
         self._arrange()
         self._ask_reasons()
 
@@ -185,7 +185,13 @@ class Jobs(Pane, can_focus=False):
                 return ["No jobs. s submits one; gpuq history has what ended more than a day ago."]
             return ["Nothing waits or runs. a shows what ended in the last 24 hours, s submits a job."]
         hidden = len(self.store.jobs)
-        return [f"None of {hidden:,} jobs matches.", "Esc clears the filter; m shows everybody's; a shows ended ones."]
+        lines = [f"None of {hidden:,} jobs matches."]
+        if self.filter:
+            lines.append("Words are of id, name, user, node. Else state=failed, gpu>4, reason~quota.")
+        others = ["Esc clears the filter"] if self.filter else []
+        others += ["m shows everybody's"] if self._order.choice.user is not None else []
+        others += ["a shows all of the last 24 hours"] if not self._order.choice.everything else []
+        return [*lines, f"{'; '.join(others)}." if others else ""]
 
     def _tell(self) -> None:
         choice, marked = self._order.choice, len(self.marked())

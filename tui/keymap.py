@@ -7,7 +7,7 @@ the method `do_<id>` of the focused widget, of what is around it, or of the app:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 ROLES = ("viewer", "user", "admin")
 
@@ -41,12 +41,13 @@ ACTIONS: tuple[Action, ...] = (
     Action("app", ("right_square_bracket",), "history_forward", "forward in history"),
     Action("app", ("z",), "zoom", "this pane alone, and back", tag="screen"),
     Action("app", ("p",), "pause", "pause painting; data still comes in", tag="screen", short="pause"),
-    Action("app", ("ctrl+l",), "resync", "draw anew, fetch anew", tag="screen"),
     Action("app", ("T",), "next_theme", "next theme", tag="screen"),
     Action("app", ("V",), "link_values", "figures of the connection", tag="screen"),
-    Action("app", ("ctrl+c",), "interrupt", "copy, or say how to quit", tag="screen"),
-    Action("app", ("ctrl+z",), "suspend", "to the shell; fg leads back", tag="screen"),
-    Action("app", ("ctrl+q",), "quit", "quit", tag="screen"),
+    # No text: they work in forms, dialogs and lines that are typed into as well.
+    Action("always", ("ctrl+l",), "resync", "draw anew, fetch anew", tag="screen"),
+    Action("always", ("ctrl+c",), "interrupt", "copy, or say how to quit", tag="screen"),
+    Action("always", ("ctrl+z",), "suspend", "to the shell; fg leads back", tag="screen"),
+    Action("always", ("ctrl+q",), "quit", "quit", tag="screen"),
     Action("app", ("s",), "submit", "submit a job", role="user", tag="act", short="submit"),
     # What moves: rows of a list, lines of a detail, cells of the map.
     Action("move", ("j", "down"), "cursor_down", "down", tag="move"),
@@ -59,8 +60,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("move", ("pageup", "ctrl+b"), "page_up", "a page up", tag="move"),
     Action("sideways", ("left",), "left", "sideways to the left", tag="move"),
     Action("sideways", ("right",), "right", "sideways to the right", tag="move"),
-    Action("list", ("enter",), "open", "open what is under the cursor", short="open"),
-    Action("list", ("d",), "describe", "everything about it"),
+    Action("list", ("enter",), "open", "open what is under the cursor", tag="open", short="open"),
+    Action("list", ("d",), "describe", "everything about it", tag="open"),
     Action("list", ("slash",), "filter", "filter: words, user=bob, gpu>4, !not", tag="list", short="filter"),
     Action("ordered", ("o",), "sort", "sort by a column", tag="list", short="sort"),
     Action("ordered", ("O",), "reverse", "turn the order round", tag="list"),
@@ -74,7 +75,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("jobs", ("m",), "mine", "mine only, and back", tag="list", short="mine"),
     Action("jobs", ("a",), "all_states", "ended ones too, and back", tag="list", short="all"),
     # On the job under the cursor, or the one that is shown, or those marked.
-    Action("job_actions", ("l",), "log", "its log", short="log"),
+    Action("job_log", ("l",), "log", "its log", tag="open", short="log"),
     Action("job_actions", ("x",), "cancel", "cancel (asks first)", role="user", tag="act", short="cancel"),
     Action("job_actions", ("X",), "kill", "cancel by force (type the id)", role="user", tag="act"),
     Action("job_actions", ("r",), "requeue", "requeue (asks first)", role="user", tag="act"),
@@ -83,17 +84,18 @@ ACTIONS: tuple[Action, ...] = (
     Action("job_actions", ("S",), "clone", "submit one like it", role="user", tag="act"),
     Action("node_actions", ("u",), "cordon", "cordon, or uncordon", role="admin", tag="act", short="cordon"),
     Action("node_actions", ("D",), "drain", "drain: no new work (asks first)", role="admin", tag="act", short="drain"),
-    Action("gpus", ("enter", "d"), "open", "open the node", short="open"),
+    Action("gpus", ("enter", "d"), "open", "open the node", tag="open", short="open"),
     Action("gpus", ("slash",), "filter", "filter: words of node, job, user; !not", tag="list", short="filter"),
     Action("gpus", ("v",), "metric", "utilisation, memory, temperature, owner", tag="screen", short="metric"),
-    Action("detail", ("enter", "d"), "open", "open what is under the cursor", short="open"),
+    Action("detail", ("enter", "d"), "open", "open what is under the cursor", tag="open", short="open"),
     Action("detail", ("c",), "copy_id", "copy its id", tag="copy"),
     Action("detail", ("y",), "copy_record", "copy all of its fields", tag="copy"),
     Action("log", ("f",), "follow", "follow; any move upwards ends it", tag="screen", short="follow"),
     Action("log", ("slash",), "search", "search the whole log", tag="list", short="search"),
-    Action("log", ("n",), "next_match", "next match", tag="list"),
+    Action("log", ("n",), "next_match", "next match", tag="list", short="next"),
     Action("log", ("N",), "previous_match", "match before", tag="list"),
-    Action("log", ("ampersand",), "only_matches", "only lines that match, and back", tag="list"),
+    Action("log", ("ampersand",), "only_matches", "only lines that match, and back", tag="list", short="only"),
+    Action("log", ("escape",), "close", "end the search; then, back"),
     Action("log", ("w",), "wrap", "wrap long lines", tag="screen", short="wrap"),
     Action("log", ("t",), "times", "when lines arrived", tag="screen"),
     Action("log", ("i",), "offsets", "where in the file lines begin", tag="screen"),
@@ -134,21 +136,21 @@ LINE = ("open", "log", "cancel", "submit", "filter", "mark", "mine", "all_states
 
 # Where a key is looked up, nearest first. In a form, a dialog or a line that is typed into, the app's keys are text.
 CHAINS: Mapping[str, tuple[str, ...]] = {
-    "overview": ("detail", "job_actions", "move", "app"),
-    "jobs": ("jobs", "list", "ordered", "job_actions", "move", "sideways", "app"),
-    "nodes": ("list", "ordered", "node_actions", "move", "sideways", "app"),
-    "gpus": ("gpus", "node_actions", "move", "sideways", "app"),
-    "queues": ("list", "move", "sideways", "app"),
-    "events": ("list", "move", "sideways", "app"),
-    "job": ("detail", "job_actions", "move", "app"),
-    "node": ("detail", "node_actions", "move", "app"),
-    "log": ("log", "move", "sideways", "app"),
-    "submit": ("submit",),
-    "choice": ("choice", "submit"),
-    "dialog": ("dialog",),
-    "help": ("help", "move"),
-    "app": ("app",),  # nothing has the focus
-    "prompt": ("prompt",),
+    "overview": ("detail", "job_log", "job_actions", "move", "app", "always"),
+    "jobs": ("jobs", "list", "ordered", "job_log", "job_actions", "move", "sideways", "app", "always"),
+    "nodes": ("list", "ordered", "node_actions", "move", "sideways", "app", "always"),
+    "gpus": ("gpus", "node_actions", "move", "sideways", "app", "always"),
+    "queues": ("list", "move", "sideways", "app", "always"),
+    "events": ("list", "move", "sideways", "app", "always"),
+    "job": ("detail", "job_log", "job_actions", "move", "app", "always"),
+    "node": ("detail", "node_actions", "move", "app", "always"),
+    "log": ("log", "job_actions", "move", "sideways", "app", "always"),
+    "submit": ("submit", "always"),
+    "choice": ("choice", "submit", "always"),
+    "dialog": ("dialog", "always"),
+    "help": ("help", "move", "always"),
+    "app": ("app", "always"),  # nothing has the focus
+    "prompt": ("prompt", "always"),
 }
 
 _LABELS = {
@@ -189,11 +191,21 @@ def allowed(action: Action, role: str, writable: bool = True) -> bool:
     return writable and role in ROLES and ROLES.index(role) >= ROLES.index(action.role)
 
 
-def refusal(action: Action, role: str, live: bool) -> str:
-    """Why an action is not allowed at present, in one line."""
-    if not allowed(action, role):
-        return f"{action.help}: needs the role {action.role}, you are {role}"
-    return f"{action.help}: not {'with --read-only' if live else 'while offline'}"
+class Guarded(Protocol):
+    """What not everybody may do: an action, or a command of the `:` line."""
+
+    @property
+    def help(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+
+
+def refusal(what: Guarded, role: str, live: bool) -> str:
+    """Why it is not allowed at present, in one line."""
+    words = what.help.partition(" (")[0]
+    if role not in ROLES or ROLES.index(role) < ROLES.index(what.role):
+        return f"{words}: needs the role {what.role}, you are {role}"
+    return f"{words}: not {'with --read-only' if live else 'while offline'}"
 
 
 def actions_in(context: str) -> Iterator[Action]:

@@ -173,6 +173,16 @@ class LogPane(Pane):
             self._draw()
             self.refresh()
 
+    def do_close(self) -> None:
+        """The search goes first, then the log."""
+        if self._term and self._reader is not None:
+            self._term, self._match = "", None
+            self._search_in(self._reader)
+            self._moved()
+            self.refresh()
+        else:
+            self.dashboard.leave_pane()
+
     def do_next_match(self) -> None:
         self._seek(backwards=False)
 

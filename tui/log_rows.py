@@ -142,7 +142,7 @@ def standing(reader: LogReader, row: JobRow | None, view: LogView) -> str:
 
 def _not_begun(row: JobRow | None) -> str:
     if row is not None and row.elements is not None:
-        return f"-- each element of an array has a log of its own: type :log {row.id}_0"
+        return f"-- each element has a log of its own: :log {row.id}_0, or Enter and l on one"
     if row is None or row.state != "QUEUED":
         return "-- its log is being fetched"
     return f"-- it has not started yet: {safe(reason_text(row.reason)) if row.reason is not None else 'it waits'}"

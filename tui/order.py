@@ -9,11 +9,12 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from itertools import filterfalse
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from gpuq.units import format_time
-from tui.filters import EVERYTHING, Filter
+from tui.filters import EVERYTHING, Filter, text_of
 from tui.job_row import JobRow
 from tui.store import Store
 
@@ -30,14 +31,14 @@ _RANKS = {state: rank for rank, state in enumerate(_STATES)}
 _BY: Mapping[str, Callable[[JobRow], Any]] = {
     "state": lambda row: _RANKS.get(row.state, 99),
     "name": lambda row: row.name.lower(),
-    "user": lambda row: row.user,
-    "queue": lambda row: row.queue,
-    "gpu": lambda row: row.gpus,
+    "user": attrgetter("user"),
+    "queue": attrgetter("queue"),
+    "gpu": attrgetter("gpus"),
     "time": lambda row: row.started_at or row.submitted_at,
     "where": lambda row: row.nodes[0]["node"] if row.nodes else "~" + (row.reason["code"] if row.reason else ""),
-    "priority": lambda row: row.priority,
-    "submitted": lambda row: row.submitted_at,
-    "attempt": lambda row: row.attempt,
+    "priority": attrgetter("priority"),
+    "submitted": attrgetter("submitted_at"),
+    "attempt": attrgetter("attempt"),
 }
 COLUMNS = ("id", *_BY)
 
@@ -65,11 +66,14 @@ class JobOrder:
         self._store = store
         self._listed: list[str] = []  # all but for the filter, ascending
         self._matching: list[str] = []  # those that the filter lets through; `keys` is this or its reverse
+        self._matched = EVERYTHING  # the filter that they are for
         self._listed_for: tuple[object, ...] | None = None  # what was chosen then; None: to be done anew
         self._chosen = True  # by somebody who waits for it
         self._changed: set[str] = set()
+        self._texts: dict[str, str] = {}  # what words are looked for in, by id
         self._still_until = float("-inf")
         self._sorted_at = float("-inf")
+        self.note((), everything=True)
 
     def choose(self, choice: Choice) -> None:
         """Takes effect with the next `arrange`, at once."""
@@ -78,9 +82,18 @@ class JobOrder:
 
     def note(self, changed: Iterable[str], everything: bool = False) -> None:
         """These rows came, changed or went."""
-        self._changed.update(changed)
         if everything:
             self._listed_for, self._chosen = None, True
+            self._changed.clear()
+            self._texts.clear()
+            changed = self._store.jobs
+        else:
+            self._changed.update(changed)
+        for id in changed:  # now: whoever types a filter is not to wait for it
+            if (row := self._store.jobs.get(id)) is not None:
+                self._texts[id] = text_of(row)
+            else:
+                self._texts.pop(id, None)
 
     def hold(self, now: float) -> None:
         """The cursor moved: nothing is rearranged for a while. now: any clock, the same as for `arrange`."""
@@ -95,11 +108,11 @@ class JobOrder:
         chosen = choice.user, choice.everything, choice.column, choice.down
         if old or chosen != self._listed_for:
             self._listed, self._listed_for, self._sorted_at = self._in_order(wall), chosen, now
-            self._match()
+            self._match(self._listed)
         elif self._changed:
             self._place_changed(wall)
         else:  # the filter alone is another
-            self._match()
+            self._match(self._matching if self._narrower(choice.filter) else self._listed)
         if not self._chosen:
             self._still_until = now + STILL_SECONDS
         self._chosen = False
@@ -116,13 +129,21 @@ class JobOrder:
             rows.sort(key=_BY[choice.column])
         return list(map(_ID, rows))
 
-    def _match(self) -> None:
-        match = self.choice.filter.match
-        if match is None:
-            self._matching = self._listed
-        else:
-            rows = filter(None, map(self._store.jobs.get, self._listed))  # one may have gone unnoted yet
-            self._matching = list(map(_ID, filter(match, rows)))
+    def _match(self, found: list[str]) -> None:
+        """found: of the listed, all that may match, in their order."""
+        filtered = self._matched = self.choice.filter
+        for word in filtered.words:
+            text = self._texts.get
+            found = [id for id in found if word in text(id, "")]
+        if filtered.rest is not None:
+            rows = filter(None, map(self._store.jobs.get, found))  # one may have gone unnoted yet
+            found = list(map(_ID, filter(filtered.rest, rows)))
+        self._matching = found
+
+    def _narrower(self, filter: Filter) -> bool:
+        """Whether all that it lets through was let through before, as when one more letter was typed."""
+        before = self._matched
+        return before.rest is None and all(any(old in new for new in filter.words) for old in before.words)
 
     def _place_changed(self, wall: float) -> None:
         within, match, jobs = self._within(wall), self.choice.filter.match, self._store.jobs
@@ -130,18 +151,21 @@ class JobOrder:
         rows.sort(key=self._place())
         self._listed = self._merged(self._listed, rows)
         if self._chosen or match is None:
-            self._match()
+            self._match(self._listed)
         else:
             self._matching = self._merged(self._matching, [row for row in rows if match(row)])
 
     def _merged(self, ids: Sequence[str], rows: Sequence[JobRow]) -> list[str]:
         """The ids with those that changed at the places that these rows, in order, now have."""
-        place, jobs, changed = self._place(), self._store.jobs, self._changed
-        old = [id for id in ids if id not in changed and id in jobs]
+        place, jobs = self._place(), self._store.jobs
+        old = list(filterfalse(self._changed.__contains__, ids))
         merged: list[str] = []
         done = 0
         for row in rows:
-            at = bisect(old, place(row), done, key=lambda other: place(jobs[other]))
+            here, at, step = place(row), done, 1
+            while at < len(old) and place(jobs[old[at]]) < here:  # what changes at once is often together
+                at, step = at + step, 2 * step
+            at = bisect(old, here, max(done, at - step // 2), min(at, len(old)), key=lambda other: place(jobs[other]))
             merged += old[done:at]
             merged.append(row.id)
             done = at

@@ -69,6 +69,9 @@ class Dashboard(Protocol):
     def work(self, doing: Awaitable[object]) -> None:
         """Runs it in the background; a failure becomes one line."""
 
+    def leave_pane(self) -> None:
+        """Closes what is open around the pane, else leads back to where it was opened from."""
+
     def act(self, id: str) -> None:
         """Does the action of this id (keymap.ACTIONS) where the focus is, as its key would."""
 

@@ -39,6 +39,17 @@ def hold_or_release(dashboard: Dashboard, ids: Sequence[str]) -> None:
     on_jobs(dashboard, actions.hold_or_release(rows), ids)
 
 
+def ask_priority(dashboard: Dashboard, ids: Sequence[str]) -> None:
+    """Has the number typed behind the jobs on the `:` line, if any of them may still be given one."""
+    store = dashboard.store
+    rows = [store.jobs[id] for id in ids if id in store.jobs]
+    proposal = actions.on_jobs(Verb.PRIORITY, rows, store.you, store.now())
+    if rows and not proposal.ids:
+        dashboard.say(proposal.left_out[0], bad=True)
+    else:
+        dashboard.ask_command(f"priority {' '.join(ids)} ")
+
+
 def cordon_or_uncordon(dashboard: Dashboard, names: Sequence[str]) -> None:
     on_nodes(dashboard, actions.cordon_or_uncordon(_present(dashboard.store, names)), names)
 

@@ -17,7 +17,13 @@ from tui.tally import Tally
 from tui.text import seconds_of
 
 KEPT_EVENTS = 2_000  # what one scrolls back over; `gpuq events` has the rest
+_USER, _QUEUE, _STATE, _NODES, _REASON, _CAUSE = map(
+    JobRow._fields.index, ("user", "queue", "state", "nodes", "reason", "cause")
+)
 _NOTHING: list[Any] = []  # shared by all the rows whose list is empty: 100,000 of them would take 5 MB
+
+
+Watcher = Callable[[Iterable[str], bool], None]  # ids of jobs, or everything
 
 
 class You(NamedTuple):
@@ -83,10 +89,15 @@ class Store:
         self._gone: set[str] = set()  # while pages come in: a page may be older than the news that a job is gone
         self._shared: dict[tuple[str, str], dict[str, str]] = {}
         self._dirty = Dirty(all=True)
+        self._watchers: list[Watcher] = []
 
     def now(self) -> float:
         """Wall seconds at the controller."""
         return self.clock() + self._offset
+
+    def watch(self, watcher: Watcher) -> None:
+        """It is told of every job that comes, changes or goes, at once; `take_dirty` is for what is seen."""
+        self._watchers.append(watcher)
 
     def load(self, snapshot: Mapping[str, Any]) -> None:
         """Replaces everything by a snapshot."""
@@ -108,6 +119,7 @@ class Store:
         self.loaded = True
         self.history.note(self.nodes, self.now())
         self._dirty.add(Dirty(all=True, order=True))
+        self._tell((), everything=True)
 
     def add_jobs(self, page: Mapping[str, Any]) -> None:
         """Adds a page of older jobs. What is known of a job already came later than the page was asked for."""
@@ -120,6 +132,7 @@ class Store:
         if not self.partial:
             self._gone.clear()
         self._dirty.add(dirty)
+        self._tell(dirty.jobs)
 
     def apply(self, changes: Mapping[str, Any]) -> Dirty:
         """Takes in what `GET /changes` answered, unless that was a reset; gives what of it is to be painted."""
@@ -153,6 +166,7 @@ class Store:
         self.at = changes["at"]
         self.history.note(self.nodes, self.now())
         self._dirty.add(dirty)
+        self._tell(dirty.jobs)
         return dirty
 
     def set_reasons(self, reasons: Iterable[tuple[str, dict[str, str] | None]]) -> None:
@@ -162,6 +176,7 @@ class Store:
             if row is not None and row.reason != reason:
                 self._put(row._replace(reason=self._share(reason)))
                 self._dirty.jobs.add(id)
+                self._tell((id,))
 
     @property
     def pending(self) -> int:
@@ -173,6 +188,10 @@ class Store:
         """What has changed since this was last asked."""
         taken, self._dirty = self._dirty, Dirty()
         return taken
+
+    def _tell(self, changed: Iterable[str], everything: bool = False) -> None:
+        for watcher in self._watchers:
+            watcher(changed, everything)
 
     def _put(self, row: JobRow) -> None:
         self.tally.replace(self.jobs.get(row.id), row)
@@ -188,13 +207,11 @@ class Store:
 
     def _row(self, values: Sequence[Any]) -> JobRow:
         """A row whose often repeated parts are shared: 100,000 jobs take 60 MB less so."""
-        id, name, user, queue, state, *rest = values
-        row = JobRow(id, name, sys.intern(user), sys.intern(queue), sys.intern(state), *rest)
-        if row.reason is not None or row.cause is not None or not row.nodes:
-            row = row._replace(
-                reason=self._share(row.reason), cause=self._share(row.cause), nodes=row.nodes or _NOTHING
-            )
-        return row
+        row = list(values)
+        row[_USER], row[_QUEUE], row[_STATE] = sys.intern(row[_USER]), sys.intern(row[_QUEUE]), sys.intern(row[_STATE])
+        row[_REASON], row[_CAUSE] = self._share(row[_REASON]), self._share(row[_CAUSE])
+        row[_NODES] = row[_NODES] or _NOTHING
+        return JobRow._make(row)
 
     def _share(self, words: dict[str, str] | None) -> dict[str, str] | None:
         if words is None:

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from rich.segment import Segment
 from textual import events
-from textual.geometry import Region
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -80,6 +80,7 @@ class ModelTable(Widget, can_focus=True):
         self._sorting = False  # the next key is one of them
         self._all_columns = columns
         self._columns: list[Column] = []
+        self._laid_for: Size | None = None  # the columns are chosen for this size
         self._skipped = 0  # columns scrolled out on the left, behind the first
         self._key: str | None = None
         self._at = 0  # the cursor's row
@@ -277,7 +278,12 @@ class ModelTable(Widget, can_focus=True):
     # Drawing
 
     def _lay_out(self) -> None:
-        """Chooses the columns for this width, and draws all."""
+        """Draws all anew, with the columns there is room for."""
+        self._choose_columns()
+        self.refresh()
+
+    def _choose_columns(self) -> None:
+        self._laid_for = self.size
         width = self.size.width
         shown = [c for c in self._all_columns if self.wide or c.least <= width]
         shown = shown[:1] + shown[1 + self._skipped :]
@@ -291,7 +297,6 @@ class ModelTable(Widget, can_focus=True):
         self._columns = shown
         self._follow()
         self._lines, self._titles = list(self._wanted()), self._told()
-        self.refresh()
 
     def _told(self) -> tuple[object, ...]:
         """What the line of titles says."""
@@ -322,6 +327,8 @@ class ModelTable(Widget, can_focus=True):
             self.refresh(*dirty)
 
     def render_line(self, y: int) -> Strip:
+        if self._laid_for != self.size:  # it is drawn before it is told of its size: one frame in place of two
+            self._choose_columns()
         styles = palette(self.app.theme)
         if y == 0:
             place = f" {self._at + 1:,}/{len(self.rows.order):,} " if self.rows.order else ""
@@ -335,7 +342,8 @@ class ModelTable(Widget, can_focus=True):
     # What happens to it
 
     def on_resize(self) -> None:
-        self._lay_out()
+        if self._laid_for != self.size:
+            self._lay_out()
 
     def on_focus(self) -> None:
         self.refresh()

@@ -1,7 +1,7 @@
 """Colours: five themes, and the styles that text is drawn with. Colour never says what a letter or a word does not.
 
-Blue, orange and grey, bold and reverse: no pair that a colour-blind eye takes for one. tests/tui/test_theme.py holds
-every style to a contrast of 4.5.
+Blue, orange and grey, bold and reverse: no pair that a colour-blind eye takes for one. tests/tui/test_contrast.py
+holds every style to a contrast of 4.5.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ SHADES: Mapping[str, Shades] = {
         dim="white",
         good="bright_cyan",
         warn="bright_yellow",
-        held="bright_magenta",
+        held="bright_white",
         bad="bright_red",
         key="bright_yellow",
         bar="black",
         bar_text="bright_white",
         cursor="cyan",
         cursor_text="black",
-        blurred="bright_black",
+        blurred="blue",
     ),
     "ansi-light": Shades(
         ground="default",
@@ -225,13 +225,15 @@ def following(theme: str) -> str:
     return NAMES[(NAMES.index(theme) + 1) % len(NAMES)] if theme in NAMES else NAMES[0]
 
 
-def chosen(name: str, light: bool | None, no_color: bool) -> str:
-    """The theme to begin with. light: what the terminal's ground is, if known.
+def chosen(name: str, light: bool | None, no_color: bool, sixteen: bool = False) -> str:
+    """The theme to begin with. light: what the terminal's ground is, if known; sixteen: it has no more colours.
 
-    With NO_COLOR a theme of the terminal's own colours would come out as black on black, so it gives way.
+    With NO_COLOR a theme of the terminal's own colours would come out as black on black, so it gives way. With sixteen
+    colours 'light' would come out as yellow on white, so it is drawn with those there are.
     """
     if name == AUTO:
-        return "light" if light else "dark"
-    if no_color and name.startswith("ansi-"):
-        return name.removeprefix("ansi-")
-    return name
+        name = "light" if light else "dark"
+    own = name.removeprefix("ansi-")
+    if no_color:
+        return own
+    return f"ansi-{own}" if sixteen and own in ("dark", "light") else name

@@ -96,12 +96,12 @@ def heading(store: Store, where: str, paused: int | None, gpus: int, width: int)
     return left, [*right, f"{clock(store.now())} "]
 
 
-def link_values(store: Store, frames: int) -> str:
-    """All about the connection in one line. frames: that wait for the terminal."""
+def link_values(store: Store, waiting: int) -> str:
+    """All about the connection in one line. waiting: characters that the terminal has not taken yet."""
     link = store.link
     latency = "?" if link.latency_ms is None else f"{link.latency_ms:.1f} ms"
     kept = f"{len(store.jobs):,} jobs, {len(store.nodes):,} nodes, at change {store.at:,}"
-    return f"{link.state}, answers in {latency}, {frames} frames wait for the terminal; {kept} {link.said}".rstrip()
+    return f"{link.state}, answers in {latency}, {waiting:,} bytes wait for the terminal; {kept} {link.said}".rstrip()
 
 
 def tabs(view: str, crumbs: str, width: int) -> tuple[list[Span], list[Span]]:

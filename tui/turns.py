@@ -17,6 +17,7 @@ Typed = events.Key | events.Paste
 
 _QUIET_TURNS = 3  # of the event loop, in which nothing that the focus may depend on has a message to work on
 _MOST_SECONDS = 1.0  # a pane that never comes to rest must not swallow what is typed
+_MOST_MAKING_SECONDS = 10.0  # the form on a busy machine: sooner, its text would be commands to the list behind it
 _LOOK_SECONDS = 0.005  # while something is being made
 
 
@@ -37,18 +38,21 @@ class Turns:
     async def _pass(self) -> None:
         while not self._ready():  # what was typed while the dashboard started is not lost
             await asyncio.sleep(_LOOK_SECONDS)
-        while self._waiting:
+        while self._waiting and self._app.screen_stack:  # there is none when it is being left
             await self._hand_on(self._waiting.popleft())
             await self._settled()
 
     async def _settled(self) -> None:
         """Waits until what a key has caused is done: messages on their way, a pane or dialog being made."""
         loop, quiet = asyncio.get_running_loop(), 0
+        made_by = loop.time() + _MOST_MAKING_SECONDS
         until = loop.time() + _MOST_SECONDS
-        while quiet < _QUIET_TURNS and loop.time() < until:
+        while quiet < _QUIET_TURNS and (now := loop.time()) < until:
             ready = self._ready()
+            if not ready and now < made_by:
+                until = now + _MOST_SECONDS
             await asyncio.sleep(0 if ready else _LOOK_SECONDS)
-            quiet = quiet + 1 if ready and not self._busy() else 0
+            quiet = quiet + 1 if self._ready() and not self._busy() else 0
 
     def _busy(self) -> bool:
         around = (self._app.focused or self._app.screen).ancestors_with_self

@@ -185,17 +185,22 @@ class _Page:
         )
 
     def _elements(self, job: Job, ended: bool) -> Iterable[Job]:
-        """The elements of an array in the order of their indices; of any other job, itself."""
+        """The elements of an array in the order of their indices; of any other job, itself.
+
+        Those in no state that is asked for need not be made: of 100,000, somebody may want the three that failed.
+        """
         if job.array is None:
             return (job,)
-        waiting = (element(job, index) for index in arrays.expand(job.array.waiting))
-        done = self._ended_elements(job) if ended else ()
+        wanted = frozenset(self._where.states or JobState)
+        unmade = job.array.waiting if JobState.QUEUED in wanted else ()
+        waiting = (element(job, index) for index in arrays.expand(unmade))
+        done = self._ended_elements(job, wanted & FINAL) if ended else ()
         return merge(done, self._view.elements(job.id), waiting, key=attrgetter("index"))
 
-    def _ended_elements(self, array: Job) -> Iterator[Job]:
+    def _ended_elements(self, array: Job, states: frozenset[JobState]) -> Iterator[Job]:
         cursor = str(self._after) if self._after >> ELEMENT_BITS == array.number else None
         while True:
-            page = stored.elements(self._reader, array.id, FINAL, cursor=cursor, limit=_MAX_STORED)
+            page = stored.elements(self._reader, array.id, states, cursor=cursor, limit=_MAX_STORED)
             yield from page.items
             if page.next is None:
                 return

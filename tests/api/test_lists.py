@@ -140,6 +140,10 @@ def test_elements_show_their_own_states(running: Running, new_node: Callable[[],
     until(lambda: running.get(f"/jobs/{id}_0")["state"] == "SUCCEEDED")
     assert ids(running.get("/jobs?name=elements&expand=1")["items"])[0] == f"{id}_1"
     assert ids(running.get("/jobs?name=elements&expand=1&all=1")["items"])[0] == f"{id}_0"
+    named = f"/jobs?ids={id}&expand=1"
+    assert ids(running.get(f"{named}&state=SUCCEEDED")["items"]) == [f"{id}_0"]
+    assert ids(running.get(f"{named}&state=SUCCEEDED&state=QUEUED")["items"])[0] == f"{id}_0"
+    assert running.get(f"{named}&state=FAILED&state=LOST")["items"] == []
     running.ask("POST", "/jobs/cancel", "ann", {"ids": [f"{id}_3"]})
     assert running.get(f"/jobs/{id}_3")["state"] == "CANCELED"
     running.ask("GET", f"/jobs/{id}_4").refused(404)
