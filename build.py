@@ -6,6 +6,7 @@
     python3 build.py lint              ruff, mypy
     python3 build.py demo              builds, then runs packaging/demo.py on the result
     python3 build.py soak --seeds N    the deterministic simulation over N seeds
+    python3 build.py soak-tui [ARG...] the dashboard under 1,000 changes a second (--seconds 600)
     python3 build.py lab [NAME...]     tests/lab: hosts of their own with the built file on them; needs root
     python3 build.py bench [NAME]      bench/ against the built file
     python3 build.py lock              renews packaging/*.lock from pyproject.toml

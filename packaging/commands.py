@@ -74,6 +74,10 @@ def soak(arguments: Sequence[str]) -> int:
     return run([_environment(), "-m", "tests.simulation.soak", *arguments])
 
 
+def soak_tui(arguments: Sequence[str]) -> int:
+    return run([_environment(), "-m", "tests.tui.soak", *arguments])
+
+
 def lab(arguments: Sequence[str]) -> int:
     if trouble := lacking():
         say(f"the lab is skipped: {trouble}")
@@ -115,6 +119,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "lint": lint,
     "demo": demo,
     "soak": soak,
+    "soak-tui": soak_tui,
     "lab": lab,
     "bench": bench,
     "lock": lock,

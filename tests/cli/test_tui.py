@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -25,12 +26,16 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 30.0
 START = "from gpuq.cli.main import main; main()"
 CRASHES = """
-import tui.chrome
+import {module} as module
 from gpuq.cli.main import main
 def broken(*_): raise ZeroDivisionError("planted")
-tui.chrome.heading = broken
+module.{name} = broken
 main()
 """
+AT_ONCE = CRASHES.format(module="tui.chrome", name="heading")
+
+
+ON_ANYWAY = {b"25", b"7"}  # a cursor that is seen, and lines that go on in the next
 
 
 class Screen(NamedTuple):
@@ -92,14 +97,14 @@ def dashboard(home: Path, program: str = START, *arguments: str) -> Iterator[Scr
 
 
 def restored(screen: Screen, before: list[object]) -> bool:
-    """The mode of the terminal, the screen it had, its cursor and its mouse."""
+    """Echo and all else of the terminal's line; its screen, cursor and mouse, and the forms in which keys come."""
     told = bytes(screen.heard)
-    return (
-        termios.tcgetattr(screen.slave) == before
-        and told.rfind(b"\x1b[?1049l") > told.rfind(b"\x1b[?1049h")
-        and told.rfind(b"\x1b[?25h") > told.rfind(b"\x1b[?25l")
-        and told.rfind(b"\x1b[?1000l") >= told.rfind(b"\x1b[?1000h")
-    )
+    modes = {number: set_ == b"h" for number, set_ in re.findall(rb"\x1b\[\?(\d+)([hl])", told)}
+    assert {b"1049", b"25", b"1000"} <= modes.keys()
+    assert modes[b"25"]
+    keyboard = told.count(b"\x1b[>1u") - told.count(b"\x1b[<u")
+    left_set = {number for number, is_set in modes.items() if is_set}
+    return termios.tcgetattr(screen.slave) == before and left_set <= ON_ANYWAY and keyboard <= 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -123,7 +128,7 @@ def test_a_key_ends_it_and_the_terminal_is_as_before(tmp_path: Path) -> None:
 
 
 def test_a_defect_is_one_line_and_a_file_and_the_terminal_is_as_before(tmp_path: Path) -> None:
-    with dashboard(tmp_path, CRASHES) as screen:
+    with dashboard(tmp_path, AT_ONCE) as screen:
         before = termios.tcgetattr(screen.slave)
         assert screen.ended() == 1
         assert restored(screen, before)
@@ -133,6 +138,30 @@ def test_a_defect_is_one_line_and_a_file_and_the_terminal_is_as_before(tmp_path:
     assert len(told.strip().splitlines()) == 1
     (file,) = (tmp_path / "log").glob("crash-*.log")
     assert "ZeroDivisionError: planted" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "key"),
+    [("tui.jobs", "Jobs.hint", b"2"), ("tui.table", "title_strip", b"2"), ("tui.help", "HelpDialog.compose", b"?")],
+    ids=["while a key is worked on", "while a line is drawn", "in a dialog"],
+)
+def test_wherever_a_defect_is_the_terminal_is_as_before(module: str, name: str, key: bytes, tmp_path: Path) -> None:
+    with dashboard(tmp_path, CRASHES.format(module=module, name=name)) as screen:
+        before = termios.tcgetattr(screen.slave)
+        screen.until(b"OFFLINE")
+        os.write(screen.master, key)
+        assert screen.ended() == 1
+        assert restored(screen, before)
+    assert b"unexpected ZeroDivisionError: planted" in screen.heard
+    assert b"Traceback" not in screen.heard
+
+
+def test_a_defect_in_the_background_leaves_the_terminal_as_before(tmp_path: Path) -> None:
+    with dashboard(tmp_path, CRASHES.format(module="tui.feed", name="Feed._wait")) as screen:
+        before = termios.tcgetattr(screen.slave)
+        assert screen.ended() == 1
+        assert restored(screen, before)
+    assert b"unexpected ZeroDivisionError: planted" in screen.heard
 
 
 def test_without_a_controller_it_starts_and_says_when_it_tries_again(tmp_path: Path) -> None:

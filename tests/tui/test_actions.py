@@ -35,7 +35,7 @@ def test_cancel_says_what_is_lost_before_it_asks() -> None:
     proposal = on_jobs(Verb.CANCEL, [job("1"), job("2", "QUEUED", gpus=1)], ANN, NOW)
     assert (proposal.title, proposal.yes) == ("Cancel 2 jobs", "Yes, cancel 2 jobs")
     assert proposal.lines == (
-        "16 GPU-hours of work is lost.",
+        "16 GPU-hours of work will be lost.",
         "1 at work: SIGTERM, then SIGKILL after the grace (30 s unless set).",
         "1 waiting: out of the queue.",
         "",
@@ -50,7 +50,7 @@ def test_cancel_says_what_is_lost_before_it_asks() -> None:
 def test_of_many_jobs_those_that_lose_most_are_named_and_the_rest_counted() -> None:
     rows = [job(str(n), started_at=at(n * 60)) for n in range(1, 101)]
     lines = on_jobs(Verb.CANCEL, rows, ANN, NOW).lines
-    assert lines[0] == "673 GPU-hours of work is lost."
+    assert lines[0] == "673 GPU-hours of work will be lost."
     assert [line.split()[0] for line in lines[3:9]] == ["100", "99", "98", "97", "96", "95"]
     assert lines[9] == "and 94 more"
 
@@ -59,13 +59,13 @@ def test_an_array_counts_its_elements() -> None:
     counts = {"RUNNING": 3, "QUEUED": 96, "SUCCEEDED": 1}
     row = job("1043", elements={"size": 100, "counts": counts}, gpus=1)
     lines = on_jobs(Verb.CANCEL, [row], ANN, NOW).lines
-    assert lines[0] == "up to 6 GPU-hours of work is lost."
+    assert lines[0] == "up to 6 GPU-hours of work will be lost."
     assert lines[1].startswith("3 at work")
-    assert lines[2:] == ("96 waiting: out of the queue.", "", "1043 train  3 running, 96 queued  1 GPU")
+    assert lines[2:] == ("96 waiting: out of the queue.", "", "1043 train  3 running, 96 queued  1 GPU each")
 
 
 def test_work_without_gpus_is_counted_in_time() -> None:
-    assert on_jobs(Verb.CANCEL, [job(gpus=0)], ANN, NOW).lines[0] == "02:00:00 of work is lost."
+    assert on_jobs(Verb.CANCEL, [job(gpus=0)], ANN, NOW).lines[0] == "02:00:00 of work will be lost."
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gpuq.errors import NotAuthenticated, Unreachable
-from tests.tui.clusters import ServedClient, busy, changes, hostile, job, node, running, snapshot, waiting
+from tests.tui.clusters import ServedClient, busy, changes, ended, hostile, job, node, running, snapshot, waiting
 from tests.tui.desk import desk, played
 from tui.app import DashboardApp
 from tui.body import PARTS, VIEWS
@@ -319,3 +319,37 @@ async def test_a_defect_ends_it_and_is_handed_on_without_being_printed() -> None
         await run_until_it_ends(app)
     assert isinstance(app.crash, ZeroDivisionError)
     assert app._exit_renderables == []
+
+
+@pytest.mark.parametrize("before", [("s",), ("slash",), ("colon",), ("question_mark",), ("x",)])
+@played
+async def test_ctrl_q_quits_whatever_is_open(before: tuple[str, ...]) -> None:
+    async with desk(ServedClient(snapshot([running(7)]))) as found:
+        await found.keys(*before, "ctrl+c")
+        assert found.app.is_running
+        await found.keys("ctrl+q")
+        await found.until(lambda: not found.app.is_running)
+
+
+@played
+async def test_the_form_takes_what_is_typed_each_time_it_is_opened() -> None:
+    async with desk(ServedClient(snapshot([running(7)]))) as found:
+        for way in (("s",), ("enter", "s"), ("2", "s")):
+            await found.keys(*way, *"zqz")
+            assert "Command" in await found.shows(" zqz")
+            await found.keys("backspace", "backspace", "backspace", "escape")
+
+
+@played
+async def test_the_priority_of_a_job_that_has_ended_is_not_asked_for() -> None:
+    async with desk(ServedClient(snapshot([ended(7)]))) as found:
+        await found.keys("P")
+        await found.shows("7 has ended (SUCCEEDED)")
+
+
+@pytest.mark.parametrize("name", ["logs 7", "show 7", "ls", "ov"])
+@played
+async def test_commands_go_by_the_names_they_have_elsewhere(name: str) -> None:
+    async with desk(ServedClient(snapshot([running(7)]))) as found:
+        await found.command(name)
+        assert not any("there is no command" in line for line in found.screen())

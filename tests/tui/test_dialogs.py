@@ -53,7 +53,7 @@ async def test_yes_cancels_once_and_says_what_came_of_it(answer: list[str]) -> N
     client = served()
     async with desk(client) as found:
         await asked(found, "cancel 7")
-        await found.shows("2 GPU-hours of work is lost.")
+        await found.shows("2 GPU-hours of work will be lost.")
         await found.keys(*answer)
         await found.shows("job 7 is being canceled")
     assert client.posted == [("POST", "/jobs/cancel", {"ids": ["7"]})]
@@ -146,7 +146,7 @@ async def test_who_may_not_is_told_so_in_one_line() -> None:
     client = served(role="viewer")
     async with desk(client) as found:
         await found.command("cancel 7")
-        await found.shows("cancel is not for you at present")
+        await found.shows("cancel jobs: needs the role user, you are viewer")
     assert client.posted == []
 
 

@@ -93,6 +93,41 @@ def test_what_cannot_be_read_yet_is_said_in_a_line_and_the_rest_counts(text: str
     assert found(text) == "1 2"
 
 
+@pytest.mark.parametrize(
+    ("habit", "meant"),
+    [
+        ("gpu > 4", "gpu>4"),
+        ("gpu >4", "gpu>4"),
+        ("gpu> 4", "gpu>4"),
+        ("user = bob", "user=bob"),
+        ("!user != bob", "!user!=bob"),
+        ("user:bob", "user=bob"),
+        ("user: bob", "user=bob"),
+        ("state==q", "state=q"),
+        ("status=q", "state=q"),
+        ("node ~ n0", "node~n0"),
+        ("GPUs>=4", "gpu>=4"),
+    ],
+)
+def test_what_people_write_elsewhere_means_the_same_here(habit: str, meant: str) -> None:
+    assert found(habit) == found(meant)
+    assert parse(habit, NOW).said == ""
+
+
+def test_a_colon_in_a_name_and_a_field_that_is_a_word_are_looked_for() -> None:
+    assert parse("run:7", NOW).said != ""  # a field: what may be compared with it is said
+    for text in ("a:b", "gpu", "gpu ~lft", "http://x"):
+        assert parse(text, NOW).said == ""
+        assert parse(text, NOW).match is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("statu=q", "did you mean status?"), ("state=runing", "did you mean running?")]
+)
+def test_a_slip_of_the_finger_is_told_what_was_likely_meant(text: str, said: str) -> None:
+    assert said in parse(text, NOW).said
+
+
 def test_every_prefix_of_a_filter_is_read_without_an_exception() -> None:
     whole = "llama !'two w' user=bob,ann state=q gpu>=4 node~[a-z reason~quota run>2h30m ~ab \\"
     for end in range(len(whole) + 1):

@@ -68,6 +68,20 @@ async def test_the_whole_log_is_searched_from_where_one_is(logs: Logs) -> None:
 
 
 @played
+async def test_escape_ends_the_search_and_then_leaves_the_log(logs: Logs) -> None:
+    logs.add(training_log(1_000))
+    async with desk(served(logs)) as found:
+        pane = await opened(found)
+        await found.keys("slash", *"loss", "enter")
+        await found.shows("1,000 matches")
+        await found.keys("escape")
+        await found.until(lambda: not any("matches" in line for line in found.screen()))
+        assert found.app.focused is pane
+        await found.keys("escape")
+        await found.until(lambda: found.app.focused is not pane)
+
+
+@played
 async def test_only_what_matches_and_back_to_its_place(logs: Logs) -> None:
     logs.add(b"".join(b"%s %d\n" % (b"loss" if n % 10 == 0 else b"note", n) for n in range(2_000)))
     async with desk(served(logs)) as found:

@@ -106,3 +106,28 @@ def test_what_was_recent_goes_with_time_alone() -> None:
 def test_mine_are_mine() -> None:
     _, order = made([job(1, user="bob"), job(2)], user="alice")
     assert list(order.keys) == ["2"]
+
+
+def test_a_filter_typed_letter_by_letter_lists_what_it_would_at_once() -> None:
+    rows = [*(job(n, name=f"run-{n * 7}") for n in range(1, 300)), running(300, "n0017"), running(301, "n0071")]
+    store, order = made(rows)
+    for text in ("1", "17", "17 2", "17 2 gpu=1", "17 2 gpu=1 !run-1", "17 2", "7", "n0", "n007", "", "Run", "run ~r7"):
+        order.choose(Choice(filter=parse(text, NOW)))
+        order.arrange(0.0, NOW)
+        fresh = JobOrder(store)
+        fresh.choose(order.choice)
+        fresh.arrange(0.0, NOW)
+        match = order.choice.filter.match
+        assert list(order.keys) == list(fresh.keys)
+        assert sorted(order.keys) == sorted(row.id for row in rows if match is None or match(row)), text
+
+
+def test_words_are_looked_for_in_what_a_job_has_become() -> None:
+    store, order = made([job(1), job(2)])
+    order.note(store.apply(changes(101, [running(2, "n0042")], gone=["1"])).jobs)
+    order.choose(Choice(filter=parse("n0042", NOW)))
+    order.arrange(0.0, NOW)
+    assert list(order.keys) == ["2"]
+    order.choose(Choice(filter=parse("job-1", NOW)))
+    order.arrange(0.0, NOW)
+    assert list(order.keys) == []

@@ -120,3 +120,13 @@ def test_taking_what_is_dirty_leaves_nothing() -> None:
     assert store.pending == 1
     assert store.take_dirty().jobs == {"1"}
     assert not store.take_dirty()
+
+
+def test_who_watches_is_told_of_all_jobs_even_while_nobody_looks() -> None:
+    store, told = Store(lambda: 0.0), []
+    store.watch(lambda changed, everything: told.append((set(changed), everything)))
+    store.load(snapshot([job(3)], next="more"))
+    store.add_jobs(page([job(2), job(1)]))
+    store.apply(changes(101, [running(3), job(4)], gone=["1"]))
+    store.set_reasons([("4", {"code": "held", "text": "held"})])
+    assert told == [(set(), True), ({"1", "2"}, False), ({"1", "3", "4"}, False), ({"4"}, False)]

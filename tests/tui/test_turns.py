@@ -57,3 +57,11 @@ async def test_a_filter_line_does_not_stay_where_the_focus_has_left_it() -> None
         await found.keys("slash", "a")
         found.app.open_view("nodes")
         await found.until(lambda: not found.app.screen.query_one("#filter").display)
+
+
+@played
+async def test_what_is_typed_behind_the_end_is_nothing() -> None:
+    async with desk(ServedClient(busy(20, 2))) as found:
+        at_once(found, "ctrl+q", *"2x/j", "space")
+        await found.until(lambda: not found.app.is_running)
+    assert found.app.crash is None
