@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
+from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
 from tui.pane import Pane
@@ -54,7 +55,13 @@ class Body(Vertical):
         self._store, self._extra = store, extra
         self._panes: dict[str, Pane] = {}
         self._shown: dict[Slot, str] = {}  # in the order Tab goes through them
-        self.focus_due = False  # a pane is still being made that is to have the focus
+        self._making = False  # a pane is still being made that is to have the focus
+        self._leaving: Widget | None = None  # what has the focus until Textual has come round to moving it
+
+    @property
+    def focus_due(self) -> bool:
+        """Whether the focus is still to go where `focus_slot` has sent it: what is typed now is meant for there."""
+        return self._making or (self._leaving is not None and self.screen.focused is self._leaving)
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="upper"):
@@ -100,18 +107,22 @@ class Body(Vertical):
                 self._panes[name].shown()
 
     def focus_slot(self, slot: Slot) -> None:
-        """Puts the focus on the pane there, or on the list within it."""
+        """Puts the focus on the pane there, or on the list or the field within it."""
+        self._making, self._leaving = False, None
         if slot not in self._shown:
-            self.focus_due = False
             return
         pane = self._panes[self._shown[slot]]
-        self.focus_due = not pane.is_mounted
-        if self.focus_due:
+        wanted = next(iter(pane.query(ModelTable)), None) or pane.focal()
+        if not (pane.is_mounted and wanted.is_mounted):
+            self._making = True
             self.call_after_refresh(self.focus_slot, slot)
             return
         focused = self.screen.focused  # Textual's has_focus_within outlives the focus of what was hidden with it
-        if focused is None or pane not in focused.ancestors_with_self:  # else one is in a field of it, or on its list
-            (next(iter(pane.query(ModelTable)), None) or pane).focus()
+        within = focused is not None and pane in focused.ancestors_with_self
+        if not within or (focused is pane and wanted is not pane):  # else one is in a field of it, or on its list
+            if wanted.focusable:
+                self._leaving = focused
+            wanted.focus()
 
     def next_slot(self, slot: Slot, step: int) -> Slot:
         """The visible slot so many after this one, round and round."""

@@ -108,6 +108,10 @@ class Pane(Widget, can_focus=True):
     def tick(self, dirty: Dirty) -> None:
         """Something changed, or just a second passed. Only while it is visible, and at most 4 times a second."""
 
+    def focal(self) -> Widget:
+        """What gets the focus when the pane does, for a pane without a list."""
+        return self
+
     def subject(self) -> Subject | None:
         """What is under the cursor, or shown."""
         return None

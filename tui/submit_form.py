@@ -9,6 +9,7 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
+from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
 from gpuq.errors import GpuqError, NotAuthorised, NotFound
@@ -106,8 +107,12 @@ class SubmitForm(Pane):
         row = self._row_in_focus()
         return "" if row is None else f"{row.field.label}: {row.field.says}{_flag(row)}"
 
+    def focal(self) -> Widget:
+        rows = self._rows()
+        return rows[0].entry if rows else self
+
     def on_focus(self) -> None:
-        self._rows()[0].entry.focus()
+        self.focal().focus()
 
     def on_resize(self) -> None:
         wide, low = self.size.width >= TWO_COLUMNS, self.size.height < LOW_ROWS
