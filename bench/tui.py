@@ -40,12 +40,14 @@ _SORTS = (("g", "GPU^"), ("n", "NAME^"), ("t", "TIME^"), ("i", "ID^"), ("s", "S^
 
 def measure() -> list[Figure]:
     with cluster(1) as c:
-        c.client.post("/jobs", job(command=["sleep", "3600"]))  # has the one GPU that would run something
+        real = c.client.post("/jobs", job(command=["sleep", "3600"]))["id"]  # has the one GPU that would run something
         fill(c, JOBS, _any_job)
         try:
             with _played_nodes(c):
                 return figures(c)
         finally:
+            c.client.post("/jobs/cancel", {"ids": [real]})  # or it would outlive the daemons
+            c.wait_until(lambda: c.client.get(f"/jobs/{real}")["state"] == "CANCELED", "the end of one job")
             c.kill()
 
 

@@ -75,5 +75,5 @@ async def desk(
     app = DashboardApp(connect, "prod-a", view="jobs", extra=extra, **given)
     async with app.run_test(size=size) as pilot:
         found = Desk(app, pilot)
-        await found.until(lambda: app.store.loaded and app.store.link.state == "live")
+        await found.until(lambda: app.store.loaded and app.store.link.state == "live" and app.focused)
         yield found
