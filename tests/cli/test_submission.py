@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.submission import Place, Prepared, prepare
 from gpuq.cli.submit import submit
 from gpuq.errors import InvalidRequest
@@ -17,7 +18,7 @@ ELSEWHERE = Place("/Users/ann", {"PATH": "/bin"}, on_cluster=False)
 
 
 def prepared(*arguments: str, place: Place = HERE) -> Prepared:
-    with submit.make_context("gpuq submit", list(arguments)) as ctx:
+    with submit.make_context("gpuq submit", list(arguments), help_option_names=HELP_NAMES) as ctx:
         return prepare(ctx, lambda: place)
 
 
@@ -160,7 +161,9 @@ def test_wrong_usage_is_told_before_a_controller_is_looked_for() -> None:
     def nowhere() -> Place:
         raise AssertionError("asked for the controller")
 
-    with submit.make_context("gpuq submit", ["-G5", "-N2", "true"]) as ctx, pytest.raises(InvalidRequest):
+    words = ["-G5", "-N2", "true"]
+    context = submit.make_context("gpuq submit", words, help_option_names=HELP_NAMES)
+    with context as ctx, pytest.raises(InvalidRequest):
         prepare(ctx, nowhere)
 
 
