@@ -68,4 +68,12 @@ class Drop:
     rank: int
 
 
-Action = Accept | Stop | Extend | Bar | Sweep | RecordEnd | Drop
+@dataclass(frozen=True, slots=True)
+class Pardon:
+    """Let a GPU that was quarantined for this fault work again, for an admin says so."""
+
+    uuid: str
+    fault: int
+
+
+Action = Accept | Stop | Extend | Bar | Sweep | RecordEnd | Drop | Pardon

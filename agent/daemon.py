@@ -2,7 +2,9 @@
 
 STATE/agent.lock    held while an agent uses this directory
 STATE/agent.json    name, pid and version of that agent, and whether the controller has answered it
-STATE/gpus.json     the GPUs seen in this boot: until the driver answers they are unknown rather than not there
+STATE/gpus.json     the GPUs seen in this boot and their faults: until the driver answers they are unknown rather than
+                    not there, and one that was here in the boot before is missed
+STATE/usage.json    what attempts made of their GPUs so far
 STATE/journal, STATE/runs/, STATE/launcher/     see agent/journal.py, runs.py, launcher_link.py
 """
 
@@ -24,16 +26,18 @@ from typing import Protocol
 from agent.accounts import LocalAccounts, local_accounts
 from agent.claim import claim_real_gpus
 from agent.desk import AgentDesk
-from agent.gpus import RealGpus
+from agent.faults import Kept
+from agent.gpus import RealGpus, Remembered
 from agent.journal import Journal, JournalLost
 from agent.monitor import GpuSource, Monitor, inventory_hash, read_host_facts
 from agent.selection import ALL, parse_selection
 from agent.simulated import SimulatedGpus, parse_simulated
 from agent.sync import Exchange
+from agent.usage import Meters, Usage
 from gpuq.client.aio import AgentClient
 from gpuq.codec import decode, encode
 from gpuq.errors import Conflict, InvalidRequest
-from gpuq.model import Gpu, Inventory, NodeName
+from gpuq.model import GpuHealth, Inventory, NodeName, Now
 from gpuq.protocol import POLL_SECONDS, LogReply, LogShipment, SyncReply, SyncRequest
 from gpuq.version import VERSION
 
@@ -42,6 +46,8 @@ logger = logging.getLogger(__name__)
 # Between a background loop's death and its next life: a defect that strikes each time must not fill the disk with
 # tracebacks, one that strikes once must not be noticed.
 RESTART_SECONDS, RESTART_MAX_SECONDS = 0.5, 30.0
+# Between writes of what attempts made of their GPUs: as much of a receipt is lost with an agent that is killed.
+USAGE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,12 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
             await desk.start(NodeName(settings.name), host.boot_id)
             _announce(state, settings.name, connected=False)
             exchange = Exchange(peer, desk, lambda connected: _announce(state, settings.name, connected))
-            watch = _Watch(monitor, desk, accounts, state / "gpus.json", host.boot_id)
-            accounts.changed = watch.tell
+            remembered = source.remembered if isinstance(source, RealGpus) else None
+            meters = _Meters(state / "usage.json")
+            stack.callback(meters.keep)
+            watch = _Watch(monitor, desk, accounts, _Memory(state / "gpus.json", host.boot_id, remembered), meters)
+            accounts.changed, desk.pardon, desk.look = watch.tell, watch.pardon, watch.look
+            desk.receipt = meters.receipt
             await watch.look()  # so that the first thing the controller hears is what there is; takes seconds at most
             for name, loop in (
                 ("work", desk.work),
@@ -210,43 +220,113 @@ def _gpu_source(settings: AgentSettings, state: Path, boot_id: str, stack: ExitS
     if not selection.everything and not selection.indices and not selection.uuids:
         return RealGpus(selection)  # none: they are anybody's to claim
     stack.enter_context(claim_real_gpus(settings.name))
-    return RealGpus(selection, _known_gpus(state / "gpus.json", boot_id))
+    return RealGpus(selection, _remembered(state / "gpus.json", boot_id))
 
 
-def _known_gpus(path: Path, boot_id: str) -> tuple[Gpu, ...]:
+def _remembered(path: Path, boot_id: str) -> Remembered:
     try:
         found = json.loads(path.read_bytes())
-        if found["boot_id"] != boot_id:
-            return ()
-        return tuple(decode(Gpu, gpu) for gpu in found["gpus"])
+        remembered = decode(Remembered, found)
+        if found["boot_id"] == boot_id:
+            return remembered
+        before = remembered.known + remembered.before
     except (OSError, ValueError, LookupError, TypeError, InvalidRequest):
-        return ()
+        before = ()
+    # Faults are numbered on from the time, so that a pardon for one of an earlier boot is for none of this one.
+    return Remembered(faults=Kept(int(time.time())), before=before)
+
+
+class _Memory:
+    """What is written down of the machine's GPUs, when it has changed."""
+
+    def __init__(self, path: Path, boot_id: str, remembered: Callable[[], Remembered] | None) -> None:
+        self._path, self._boot_id, self._remembered = path, boot_id, remembered
+        self._written: Remembered | None = None
+
+    def keep(self) -> None:
+        remembered = None if self._remembered is None else self._remembered()
+        if remembered is not None and remembered != self._written and (remembered.known or self._written):
+            self._written = remembered
+            _write(self._path, {"boot_id": self._boot_id, **encode(remembered)})
+
+
+class _Meters(Meters):
+    """Meters that are written down now and then, so that a receipt does not begin anew with each agent."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept_at = time.monotonic()
+        try:
+            before = decode(Usage, json.loads(path.read_bytes()))
+        except (OSError, ValueError, InvalidRequest):
+            before = Usage()
+        self._kept = before
+        super().__init__(before)
+
+    def keep_now_and_then(self) -> None:
+        if time.monotonic() - self._kept_at >= USAGE_SECONDS:
+            self.keep()
+
+    def keep(self) -> None:
+        self._kept_at = time.monotonic()
+        if self.usage() != self._kept:
+            self._kept = self.usage()
+            _write(self._path, encode(self._kept))
 
 
 class _Watch:
     """Reads the machine before each heartbeat, and tells the desk what has changed."""
 
-    def __init__(self, monitor: Monitor, desk: AgentDesk, accounts: LocalAccounts, path: Path, boot_id: str) -> None:
-        self._monitor, self._desk, self._accounts, self._path, self._boot_id = monitor, desk, accounts, path, boot_id
+    def __init__(
+        self, monitor: Monitor, desk: AgentDesk, accounts: LocalAccounts, memory: _Memory, meters: _Meters
+    ) -> None:
+        self._monitor, self._desk, self._accounts, self._memory = monitor, desk, accounts, memory
+        self._meters = meters
         self._told: Inventory | None = None
+        self._pardons: list[tuple[str, int]] = []
+        self._hurry = asyncio.Event()
+        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Never returns."""
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), POLL_SECONDS)
+            self._hurry.clear()
             await self.look()
 
+    def pardon(self, uuid: str, fault: int) -> None:
+        """Has an admin's word on a fault tried at once."""
+        self._pardons.append((uuid, fault))
+        self._hurry.set()
+
     async def look(self) -> None:
-        sample = await asyncio.to_thread(self._monitor.sample, time.monotonic(), self._desk.gpus_held())
-        self.tell()
-        self._desk.set_sample(sample)
+        async with self._looking:
+            pardons, self._pardons = self._pardons, []
+            for uuid, fault in pardons:
+                self._monitor.pardon(uuid, fault)
+            now = Now(time.monotonic(), time.time())
+            sample = await asyncio.to_thread(self._monitor.sample, now, self._desk.tenancies())
+            self._meters.observe(now.monotonic, self._desk.tenancies(), sample.gpus, self._desk.just_ended())
+            self._meters.keep_now_and_then()
+            self._memory.keep()  # before anybody is told
+            self._desk.executor.name_gpus_by_uuid(self._monitor.reading.renumbered)
+            self.tell()
+            await self._desk.gpus_failed(self._monitor.reading.fatal)
+            self._desk.set_sample(sample)
 
     def tell(self) -> None:
         """Tells the desk what the node offers, and to whom, if that has changed."""
         inventory = replace(self._monitor.inventory(), accounts=self._accounts.stated)
         if inventory != self._told:
             self._told = inventory
-            logger.info("inventory.changed gpus=%d note=%s", len(inventory.gpus), inventory.gpu_note)
+            for gpu in inventory.gpus:
+                if gpu.health is not GpuHealth.OK:
+                    logger.warning("gpu.%s index=%d text=%s", gpu.health.value, gpu.index, gpu.health_text)
+            logger.info(
+                "inventory.changed gpus=%d note=%s trouble=%s",
+                len(inventory.gpus),
+                inventory.gpu_note,
+                inventory.trouble,
+            )
             self._desk.set_inventory(inventory, inventory_hash(inventory))
-            if inventory.gpus and not inventory.simulated:
-                _write(self._path, {"boot_id": self._boot_id, "gpus": [encode(gpu) for gpu in inventory.gpus]})

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.accounts import LocalAccounts
-from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, Pardon, RecordEnd, Stop, Sweep
 from agent.directives import Directives
 from agent.executor import Executor
 from agent.holding import Held
@@ -23,6 +23,8 @@ from agent.journal import Journal, needs_sync
 from agent.logs import LogPeer, LogShipper
 from agent.runs import RunEvent
 from agent.standing import Standing
+from agent.tenants import Tenancy
+from gpuq.gpu_use import GpuReceipt
 from gpuq.model import AttemptUid, ExitRecord, Inventory, NodeName, NodeSample, RankPhase
 from gpuq.protocol import RunOrder, SyncReply, SyncRequest
 
@@ -56,7 +58,10 @@ class AgentDesk:
         self._sample: NodeSample | None = None
         self._begun: set[AttemptUid] = set()  # of those held, which the journal knows to have begun
         self._sweeps: dict[AttemptUid, asyncio.Task[None]] = {}
-        self._busy: dict[AttemptUid, tuple[tuple[int, ...], float]] = {}
+        self._tenancies: dict[AttemptUid, Tenancy] = {}
+        self.look: Callable[[], Awaitable[None]] | None = None  # reads the GPUs now; set by who reads them
+        self.receipt: Callable[[AttemptUid], GpuReceipt | None] = lambda uid: None  # likewise
+        self.pardon: Callable[[str, int], None] = lambda uuid, fault: None  # set by who reads the GPUs
         self._progress: asyncio.TimerHandle | None = None  # until progress is news
         self._closed = False
 
@@ -137,7 +142,7 @@ class AgentDesk:
                 self.logs.ask_again()
                 self._follow_logs()
             self._tell()
-        return not all(isinstance(action, Extend | Stop) for action in actions)
+        return not all(isinstance(action, Extend | Stop | Pardon) for action in actions)
 
     async def _stay_heard(self, reply: SyncReply) -> None:
         known = self._standing.answered(reply, self.directives.incarnation, self.directives.sequence)
@@ -163,9 +168,18 @@ class AgentDesk:
         self.directives.set_inventory(inventory, digest)
         self._tell()
 
-    def gpus_held(self) -> dict[int, float]:
-        """Since when each GPU in use has been, by index, in monotonic seconds."""
-        return {index: since for gpus, since in self._busy.values() for index in gpus}
+    def tenancies(self) -> dict[AttemptUid, Tenancy]:
+        """What the attempts that have not ended hold."""
+        return dict(self._tenancies)
+
+    def just_ended(self) -> set[AttemptUid]:
+        """Those of them whose end has come, and has not been taken yet."""
+        return {event.uid for event in self._events if event.exit is not None}
+
+    async def gpus_failed(self, fatal: Mapping[int, str]) -> None:
+        """Ends who holds a GPU with such a fault, by index."""
+        async with self._lock:
+            await self._carry_out(self.directives.gpus_failed(fatal))
 
     def _on_event(self, event: RunEvent) -> None:
         self._events.append(event)
@@ -183,8 +197,13 @@ class AgentDesk:
                 await self._undisturbed(self._take_events())
 
     async def _take_events(self) -> None:
+        if self.look is not None and any(self._may_be_due_to_a_gpu(event) for event in self._events):
+            try:
+                await self.look()  # so that the job is not blamed for its GPU
+            except Exception:
+                logger.exception("look.failed")  # the end is taken all the same
         async with self._lock:
-            events, self._events = self._events, []
+            events, self._events = [self._with_receipt(event) for event in self._events], []
             actions: list[Action] = []
             for event in events:
                 actions += self.directives.observed(event)
@@ -194,6 +213,16 @@ class AgentDesk:
             self._begun |= begun
             await self._carry_out(actions, begun=begun)
             self._tell()
+
+    def _may_be_due_to_a_gpu(self, event: RunEvent) -> bool:
+        failed = event.exit is not None and event.exit.exit_code != 0 and event.exit.stopped is None
+        tenancy = self._tenancies.get(event.uid)
+        return failed and tenancy is not None and bool(tenancy.gpus)
+
+    def _with_receipt(self, event: RunEvent) -> RunEvent:
+        if event.exit is None:
+            return event
+        return replace(event, exit=replace(event.exit, gpu_receipt=self.receipt(event.uid)))
 
     async def _log_shipped(self, uid: AttemptUid, rank: int, size: int) -> None:
         await self._undisturbed(self._take_shipped(uid, rank, size))
@@ -247,7 +276,7 @@ class AgentDesk:
         match action:
             case Accept(order, deadline):
                 logger.info("run.accepted job=%s attempt=%d uid=%s", order.job.id, order.number, order.uid)
-                self._busy[order.uid] = (order.ranks[order.rank].gpus, time.monotonic())
+                self._tenancies[order.uid] = _tenancy(order, time.monotonic())
                 self.executor.launch(order, deadline)
                 self.logs.watch(order.uid, order.rank, self._log_path(order), fresh=True)
             case Stop(uid, rank, kind, grace_seconds):
@@ -255,6 +284,8 @@ class AgentDesk:
                     logger.error("run.unstoppable uid=%s rank=%d", uid, rank)
             case Extend(uid, rank, deadline):
                 self.executor.extend(uid, rank, deadline)
+            case Pardon(uuid, fault):
+                self.pardon(uuid, fault)
             case Bar(uid, text):
                 logger.warning("run.barred uid=%s text=%s", uid, text)
             case Sweep(uid):
@@ -310,7 +341,11 @@ class AgentDesk:
     def _note_busy(self) -> None:
         live: Iterable[RunOrder] = [order for order, end in self.directives.runs if end is None]
         now = time.monotonic()
-        self._busy = {order.uid: self._busy.get(order.uid, (order.ranks[order.rank].gpus, now)) for order in live}
+        self._tenancies = {order.uid: self._tenancies.get(order.uid) or _tenancy(order, now) for order in live}
 
     def _log_path(self, order: RunOrder) -> Path:
         return self.executor.log_path(order.uid, order.rank)
+
+
+def _tenancy(order: RunOrder, now: float) -> Tenancy:
+    return Tenancy(order.job.id, order.ranks[order.rank].gpus, now)

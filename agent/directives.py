@@ -15,13 +15,25 @@ controller is told what a crash could make this agent forget.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, Pardon, RecordEnd, Stop, Sweep
 from agent.holding import Entry, Held, Reporter, named
 from agent.runs import RunEvent
 from gpuq.accounts import EVERYONES, Accounts
-from gpuq.model import AttemptUid, EndReason, ExitRecord, Inventory, NodeName, NodeSample, OnLost, RankPhase, StopKind
+from gpuq.model import (
+    AttemptUid,
+    EndReason,
+    ExitRecord,
+    GpuHealth,
+    Inventory,
+    NodeName,
+    NodeSample,
+    OnLost,
+    RankPhase,
+    StopKind,
+)
 from gpuq.protocol import PROTOCOL, UNKNOWN_RANK, RunOrder, StopOrder, SyncReply, SyncRequest
 
 _NOT_STARTED = "stopped before it was started here"
@@ -65,6 +77,7 @@ class Directives:
         self._news = self._urgent = True
         self._inventory: Inventory | None = None
         self._gpu_uuids: dict[int, str] = {}
+        self._quarantined: dict[int, str] = {}
         self._hash = ""
         self._hash_sent = (0, "")  # the last request that carried an inventory, and its hash
         self._hash_confirmed: str | None = None
@@ -131,6 +144,7 @@ class Directives:
         """What the node offers now. Sent until an answer to a request that carried it arrives."""
         self._inventory = inventory
         self._gpu_uuids = {gpu.index: gpu.uuid for gpu in inventory.gpus}
+        self._quarantined = {g.index: g.health_text for g in inventory.gpus if g.health is GpuHealth.QUARANTINED}
         if hash != self._hash:
             self._news = self._urgent = True
         self._hash = hash
@@ -175,7 +189,7 @@ class Directives:
                 self._entries[uid].changed()
                 self._entries[uid].described = False
                 self._news = self._urgent = True
-        return actions
+        return actions + [Pardon(pardon.uuid, pardon.fault) for pardon in reply.pardon]
 
     def renew(self, incarnation: int) -> None:
         """Speaks as this incarnation from now on, and tells everything again."""
@@ -220,6 +234,8 @@ class Directives:
             here = self._gpu_uuids.get(index)
             if here != uuid:
                 return f"GPU {index} was granted as {uuid} but is {here or 'not there'}"
+            if index in self._quarantined:
+                return f"GPU {index} is quarantined: {self._quarantined[index]}"
         return None
 
     def _stop(self, stop: StopOrder, wall: float) -> list[Action]:
@@ -277,13 +293,32 @@ class Directives:
         entry.phase, entry.stopping = event.phase, entry.stopping or event.stopping
         entry.started_at = entry.started_at if event.started_at is None else event.started_at
         if event.exit is not None:
-            entry.phase, entry.exit = RankPhase.ENDED, event.exit
+            entry.phase, entry.exit = RankPhase.ENDED, replace(event.exit, gpu_fault=entry.fault)
         elif before == (entry.phase, entry.stopping, entry.started_at):
             return []
         entry.changed()
         self._news = True
         self._urgent |= entry.exit is not None
         return [] if entry.exit is None else [RecordEnd(entry.uid, entry.rank, entry.exit, event.recorded)]
+
+    def gpus_failed(self, fatal: Mapping[int, str]) -> list[Action]:
+        """GPUs with a fault that nobody's work on them survives, by index: who holds one is ended, for that reason.
+
+        To be told again for as long as it is so, and before an end that may be due to it.
+        """
+        actions: list[Action] = []
+        for entry in self._entries.values():
+            if entry.order is None or entry.exit is not None:
+                continue
+            failed = [index for index in entry.order.ranks[entry.rank].gpus if index in fatal]
+            if not failed:
+                continue
+            entry.fault = f"GPU {failed[0]} of {self.node}: {fatal[failed[0]]}"
+            if entry.stop is None:
+                entry.stop = StopOrder(entry.uid, StopKind.GPU_FAULT, entry.order.job.grace_seconds)
+            if entry.stop.kind is StopKind.GPU_FAULT and not entry.stopping:
+                actions.append(Stop(entry.uid, entry.rank, StopKind.GPU_FAULT, entry.stop.grace_seconds))
+        return actions
 
     def swept(self, uid: AttemptUid, wall: float = 0.0, found: bool = False) -> list[Action]:
         """Nothing lives of this attempt: if it is barred, that can be said now, and whether anything was found."""

@@ -31,8 +31,11 @@ class Step(NamedTuple):
     line: str
 
 
-def build(order: RunOrder, base: Mapping[str, str], cwd: str) -> dict[str, str]:
-    """The complete environment of this rank's job; base is order.spec.environment or the login environment."""
+def build(order: RunOrder, base: Mapping[str, str], cwd: str, by_uuid: bool = False) -> dict[str, str]:
+    """The complete environment of this rank's job; base is order.spec.environment or the login environment.
+
+    by_uuid: see `granted`.
+    """
     spec, rank = order.spec, order.ranks[order.rank]
     env = {name: value for name, value in base.items() if _passes(name)}
     env["PWD"] = cwd
@@ -43,11 +46,15 @@ def build(order: RunOrder, base: Mapping[str, str], cwd: str) -> dict[str, str]:
         env.pop("PYTHONHOME", None)
     if rank.cpus and "OMP_NUM_THREADS" not in env:
         env["OMP_NUM_THREADS"] = str(rank.cpus)
-    return env | granted(order, cwd)
+    return env | granted(order, cwd, by_uuid)
 
 
-def granted(order: RunOrder, cwd: str) -> dict[str, str]:
-    """What the job is told of its place in the cluster."""
+def granted(order: RunOrder, cwd: str, by_uuid: bool = False) -> dict[str, str]:
+    """What the job is told of its place in the cluster.
+
+    by_uuid names its GPUs to CUDA by uuid: an index is theirs only while CUDA counts as NVML did. Not always, because
+    some programs read numbers there: vLLM ends with "invalid literal for int()" (its issue 13815).
+    """
     job, rank = order.job, order.ranks[order.rank]
     gpus = ",".join(map(str, rank.gpus))
     nodes = ",".join(r.node for r in order.ranks)
@@ -65,7 +72,7 @@ def granted(order: RunOrder, cwd: str) -> dict[str, str]:
         "GPUQ_CPUS": str(rank.cpus),
         "GPUQ_SUBMIT_DIR": cwd,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that CUDA counts as NVML does
-        "CUDA_VISIBLE_DEVICES": gpus,
+        "CUDA_VISIBLE_DEVICES": ",".join(order.gpu_uuids) if by_uuid else gpus,
         "SLURM_JOB_ID": job.id,
         "SLURM_NNODES": str(len(order.ranks)),
         "SLURM_JOB_NODELIST": nodes,

@@ -146,6 +146,10 @@ class Executor:
             run.link = None
         run.task = self._spawn(self._bury(run, EndReason.LAUNCH_FAILED, text))
 
+    def name_gpus_by_uuid(self, by_uuid: bool) -> None:
+        """Whether jobs launched from now on are told their GPUs by uuid; see environment.granted."""
+        self._preparation.by_uuid = by_uuid
+
     async def sweep(self, uid: AttemptUid) -> bool:
         """Kills whatever runs here of this attempt; returns when nothing is left, and whether there was anything."""
         return await end_all(Traces((b"GPUQ_ATTEMPT=%s" % uid.encode(),), f"{os.path.realpath(self._runs_dir)}/{uid}."))

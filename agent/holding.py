@@ -51,6 +51,7 @@ class Entry:
     sent_in: int = 0  # sequence of the last request that carried the present state
     described: bool = True  # False: the next report carries the order
     forgotten: bool = False  # the controller has the end on record
+    fault: str = ""  # what befell a GPU of its while it ran
 
     @classmethod
     def barred(cls, uid: AttemptUid, rank: int, text: str, wall: float, ran: bool = False) -> Entry:

@@ -31,7 +31,9 @@ REWRITE_BYTES = 1 << 20  # below this, rewriting is not worth its syncs: a held 
 
 def needs_sync(action: Action) -> bool:
     """Whether it must be on disk before it is acted upon: an end that lies recorded with its run is found there."""
-    return isinstance(action, Accept | Bar) or (isinstance(action, RecordEnd) and not action.recorded)
+    if isinstance(action, RecordEnd):
+        return not action.recorded or bool(action.exit.gpu_fault)  # of which a run's own record knows nothing
+    return isinstance(action, Accept | Bar)
 
 
 @dataclass(slots=True)

@@ -24,6 +24,10 @@ _FIELDS = (
     "temperature.gpu",
     "power.draw",
     "driver_version",
+    "clocks.sm",
+    "clocks.mem",
+    "ecc.errors.corrected.volatile.total",
+    "ecc.errors.uncorrected.volatile.total",
 )
 _MIB = 1 << 20  # nvidia-smi's unit of memory
 # Longer than the deadline of agent/gpus.py: the reading is given up there first, this ends the process afterwards.
@@ -63,23 +67,33 @@ def parse(output: str) -> DriverReading:
 
 
 def _device(row: list[str]) -> Device:
-    index, total, used, utilization = int(row[0]), _number(row[3]), _number(row[4]), _number(row[5])
-    temperature = _number(row[6])
+    index, total, used = int(row[0]), _whole(row[3]), _whole(row[4])
+    clock, memory_clock, corrected, uncorrected = (_whole(field) for field in row[9:13])
     lost = next((field.strip("[]") for field in row if field in _LOST), "")
     return Device(
         index,
         row[1] if row[1].startswith("GPU-") else None,
         "unknown GPU" if row[2].startswith("[") else row[2],
-        None if total is None else int(total) * _MIB,
+        None if total is None else total * _MIB,
         GpuSample(
             index,
-            memory_used_bytes=None if used is None else int(used) * _MIB,
-            utilization_percent=None if utilization is None else int(utilization),
-            temperature_c=None if temperature is None else int(temperature),
+            memory_used_bytes=None if used is None else used * _MIB,
+            utilization_percent=_whole(row[5]),
+            temperature_c=_whole(row[6]),
             power_w=_number(row[7]),
+            clock_mhz=clock,
+            memory_clock_mhz=memory_clock,
+            ecc_corrected=corrected,
+            ecc_uncorrected=uncorrected,
         ),
         f"nvidia-smi: {lost}" if lost else "",
+        lost=bool(lost),
     )
+
+
+def _whole(text: str) -> int | None:
+    number = _number(text)
+    return None if number is None else int(number)
 
 
 def _number(text: str) -> float | None:

@@ -1,6 +1,6 @@
 """The only door to NVML, NVIDIA's driver library, through nvidia-ml-py (imported as pynvml).
 
-Everything here blocks, and a sick driver may block it for ever: agent/gpus.py keeps that away from the agent.
+Everything here blocks, and a sick driver may block it for ever: it is called in a process of its own (agent/driver.py).
 A device's index is NVML's, which is PCI bus order: the order of nvidia-smi and of CUDA_DEVICE_ORDER=PCI_BUS_ID.
 None means the driver does not say or the device does not support it; it is never written as 0.
 """
@@ -11,11 +11,12 @@ import ctypes
 import importlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpuq.model import GpuSample
+from gpuq.gpu_use import GpuProcess
+from gpuq.model import MAX_GPU_PROCESSES, GpuSample
 
 T = TypeVar("T")
 
@@ -23,6 +24,16 @@ LIBRARY = "libnvidia-ml.so.1"
 # A session opened before a GPU was reset or came back may go on calling it lost: while a device fails, a new session
 # is opened this often. Opening one takes up to seconds where the driver keeps no state between users.
 REPROBE_SECONDS = 60.0
+_MAX_XIDS = 64  # taken in one reading: a GPU that fails may raise them faster than they are read
+# What holds clocks back, by the names of the library's constants; that a GPU is idle or was told so is no trouble.
+_THROTTLES = {
+    "nvmlClocksThrottleReasonSwPowerCap": "power cap",
+    "nvmlClocksThrottleReasonHwSlowdown": "hardware slowdown",
+    "nvmlClocksThrottleReasonSyncBoost": "slowest of its group",
+    "nvmlClocksThrottleReasonSwThermalSlowdown": "heat",
+    "nvmlClocksThrottleReasonHwThermalSlowdown": "heat (hardware)",
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
+}
 
 
 class DriverAbsent(Exception):
@@ -37,7 +48,9 @@ class DriverFailing(Exception):
 class Device:
     """One device of one reading. failure is '' when the device answers, else the driver's words.
 
-    uuid is None only if the device failed before it could be told; name falls back to 'unknown GPU'.
+    uuid is None only if the device failed before it could be told; name falls back to 'unknown GPU'. lost: the driver
+    says that it is gone or must be reset. xids are those raised since the reading before, oldest first.
+    other_memory_bytes is that of processes which do not compute, a display's for example.
     """
 
     index: int
@@ -46,6 +59,9 @@ class Device:
     memory_total_bytes: int | None
     sample: GpuSample
     failure: str = ""
+    lost: bool = False
+    xids: tuple[int, ...] = ()
+    other_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +71,9 @@ class DriverReading:
 
 
 class _DeviceFailing(Exception):
-    pass
+    def __init__(self, text: str, lost: bool = False) -> None:
+        super().__init__(text)
+        self.lost = lost
 
 
 class Nvml:
@@ -68,6 +86,8 @@ class Nvml:
         self._driver_version: str | None = None
         self._identity: dict[int, tuple[Any, str, str]] = {}  # handle, uuid and name by index; fixed in a session
         self._some_failed = False
+        self._events: Any = None  # the set through which the driver tells of Xids, where it can
+        self._xids: dict[int, list[int]] = {}  # by index, since the last reading
 
     @property
     def loaded(self) -> bool:
@@ -82,7 +102,9 @@ class Nvml:
                 self.close()
             if not self._open:
                 self._start(now)
-            devices = tuple([self._device(i) for i in range(lib.nvmlDeviceGetCount())])
+            count = lib.nvmlDeviceGetCount()
+            self._take_xids()
+            devices = tuple([self._device(i) for i in range(count)])
         except lib.NVMLError as error:
             self.close()
             raise DriverFailing(f"NVML: {error}") from error
@@ -92,8 +114,13 @@ class Nvml:
     def close(self) -> None:
         """End the session, if one is open; the next read opens another."""
         self._identity.clear()
+        self._xids.clear()
         if self._open:
             self._open = False
+            if self._events is not None:
+                with suppress(self._lib.NVMLError):
+                    self._lib.nvmlEventSetFree(self._events)
+                self._events = None
             with suppress(self._lib.NVMLError):  # if the driver is what failed, there is no session left to end
                 self._lib.nvmlShutdown()
 
@@ -115,24 +142,67 @@ class Nvml:
         self._driver_version = self._optional(lib.nvmlSystemGetDriverVersion)
 
     def _device(self, index: int) -> Device:
-        lib = self._lib
         try:
             handle, uuid, name = self._identify(index)
         except _DeviceFailing as error:
-            return Device(index, None, "unknown GPU", None, GpuSample(index), str(error))
+            return self._failed(Device(index, None, "unknown GPU", None, GpuSample(index)), error)
         try:
             total, used = self._memory(handle)
-            power_mw = self._optional(lib.nvmlDeviceGetPowerUsage, handle)
-            sample = GpuSample(
-                index,
-                memory_used_bytes=used,
-                utilization_percent=self._optional(lambda: int(lib.nvmlDeviceGetUtilizationRates(handle).gpu)),
-                temperature_c=self._optional(lib.nvmlDeviceGetTemperature, handle, lib.NVML_TEMPERATURE_GPU),
-                power_w=None if power_mw is None else power_mw / 1000,
-            )
+            sample = self._sample(index, handle, used)
+            other = self._other_memory(handle, sample.processes)
         except _DeviceFailing as error:
-            return Device(index, uuid, name, None, GpuSample(index), str(error))
-        return Device(index, uuid, name, total, sample)
+            return self._failed(Device(index, uuid, name, None, GpuSample(index)), error)
+        return Device(index, uuid, name, total, sample, xids=self._raised(index), other_memory_bytes=other)
+
+    def _failed(self, device: Device, error: _DeviceFailing) -> Device:
+        return replace(device, failure=str(error), lost=error.lost, xids=self._raised(device.index))
+
+    def _raised(self, index: int) -> tuple[int, ...]:
+        return tuple(self._xids.pop(index, ()))
+
+    def _sample(self, index: int, handle: Any, used: int | None) -> GpuSample:
+        lib = self._lib
+        power_mw = self._optional(lib.nvmlDeviceGetPowerUsage, handle)
+        remapped = self._optional(lib.nvmlDeviceGetRemappedRows, handle)
+        return GpuSample(
+            index,
+            memory_used_bytes=used,
+            utilization_percent=self._optional(lambda: int(lib.nvmlDeviceGetUtilizationRates(handle).gpu)),
+            temperature_c=self._optional(lib.nvmlDeviceGetTemperature, handle, lib.NVML_TEMPERATURE_GPU),
+            power_w=None if power_mw is None else power_mw / 1000,
+            clock_mhz=self._optional(lib.nvmlDeviceGetClockInfo, handle, lib.NVML_CLOCK_SM),
+            memory_clock_mhz=self._optional(lib.nvmlDeviceGetClockInfo, handle, lib.NVML_CLOCK_MEM),
+            throttled=self._throttled(handle),
+            ecc_corrected=self._ecc(handle, lib.NVML_MEMORY_ERROR_TYPE_CORRECTED),
+            ecc_uncorrected=self._ecc(handle, lib.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
+            rows_remapped=None if remapped is None else remapped[0] + remapped[1],
+            remap_pending=None if remapped is None else bool(remapped[2]),
+            remap_failed=None if remapped is None else bool(remapped[3]),
+            processes=self._processes(handle),
+        )
+
+    def _throttled(self, handle: Any) -> tuple[str, ...] | None:
+        lib = self._lib
+        # The older name of the call: every driver still has it.
+        mask = self._optional(lib.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+        return None if mask is None else tuple(text for name, text in _THROTTLES.items() if mask & getattr(lib, name))
+
+    def _ecc(self, handle: Any, kind: int) -> int | None:
+        return self._optional(self._lib.nvmlDeviceGetTotalEccErrors, handle, kind, self._lib.NVML_VOLATILE_ECC)
+
+    def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:
+        """Those that compute, by pid. A pid is the host's: in a container it may be that of nobody there."""
+        lib = self._lib
+        found = self._optional(lib.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+        if found is None:  # a driver before 510
+            found = self._optional(lib.nvmlDeviceGetComputeRunningProcesses_v2, handle) or ()
+        processes = sorted((int(p.pid), p.usedGpuMemory) for p in found)
+        return tuple(GpuProcess(pid, memory and int(memory)) for pid, memory in processes[:MAX_GPU_PROCESSES])
+
+    def _other_memory(self, handle: Any, computing: tuple[GpuProcess, ...]) -> int:
+        known = {process.pid for process in computing}
+        drawing = self._optional(self._lib.nvmlDeviceGetGraphicsRunningProcesses_v3, handle) or ()
+        return sum(int(p.usedGpuMemory or 0) for p in drawing if p.pid not in known)
 
     def _identify(self, index: int) -> tuple[Any, str, str]:
         if index not in self._identity:
@@ -141,7 +211,32 @@ class Nvml:
             uuid = str(self._required(lib.nvmlDeviceGetUUID, handle))
             name = str(self._required(lib.nvmlDeviceGetName, handle))
             self._identity[index] = (handle, uuid, name)
+            self._listen(handle)
         return self._identity[index]
+
+    def _listen(self, handle: Any) -> None:
+        """Has the driver tell of this device's Xids, where it can."""
+        lib = self._lib
+        if self._events is None:
+            self._events = self._optional(lib.nvmlEventSetCreate)
+        if self._events is not None:
+            self._optional(lib.nvmlDeviceRegisterEvents, handle, lib.nvmlEventTypeXidCriticalError, self._events)
+
+    def _take_xids(self) -> None:
+        lib = self._lib
+        if self._events is None:
+            return
+        by_address = {_address(handle): index for index, (handle, _, _) in self._identity.items()}
+        for _ in range(_MAX_XIDS):
+            try:
+                event = lib.nvmlEventSetWait_v2(self._events, 0)
+            except lib.NVMLError as error:
+                if error.value in self._of_the_driver():
+                    raise
+                return  # mostly a timeout: there is none
+            index = by_address.get(_address(event.device))
+            if index is not None and event.eventType == lib.nvmlEventTypeXidCriticalError:
+                self._xids.setdefault(index, []).append(int(event.eventData))
 
     def _memory(self, handle: Any) -> tuple[int | None, int | None]:
         """Total and used bytes, as nvidia-smi shows them; both None where GPU and host share their memory.
@@ -166,7 +261,7 @@ class Nvml:
             if error.value in self._of_the_driver():
                 raise
             kind = _Unsupported if error.value in self._not_supported() else _DeviceFailing
-            raise kind(f"NVML: {error}") from error
+            raise kind(f"NVML: {error}", error.value in self._of_a_lost_device()) from error
 
     def _optional(self, call: Callable[..., T], *args: Any) -> T | None:
         """As _required, but None for anything less than the loss of the device."""
@@ -177,7 +272,7 @@ class Nvml:
             if error.value in self._of_the_driver():
                 raise
             if error.value in self._of_a_lost_device():
-                raise _DeviceFailing(f"NVML: {error}") from error
+                raise _DeviceFailing(f"NVML: {error}", lost=True) from error
             return None
 
     def _of_the_driver(self) -> tuple[int, ...]:
@@ -198,6 +293,10 @@ class Nvml:
 
 class _Unsupported(_DeviceFailing):
     pass
+
+
+def _address(handle: Any) -> int | None:
+    return ctypes.cast(handle, ctypes.c_void_p).value
 
 
 def _unloadable(reason: str) -> Exception:

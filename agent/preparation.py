@@ -24,6 +24,7 @@ class Preparation:
         self._boot_id = boot_id
         self._accounts = accounts or LocalAccounts(EVERYONES)
         self._logins: dict[Account | None, Login] = {}
+        self.by_uuid = False  # whether CUDA counts the GPUs otherwise than by their indices
 
     def at_once(self, order: RunOrder, directory: RunDir) -> dict[str, Any] | None:
         """Makes the directory; gives the launch if that needs no wait, else None: then `launch` does.
@@ -67,7 +68,7 @@ class Preparation:
             "boot_id": self._boot_id,
             "argv": argv,
             # Who somebody is differs between machines: the submitter's HOME is not the account's here.
-            "env": build(order, base if account is None else {**base, **account.variables}, cwd),
+            "env": build(order, base if account is None else {**base, **account.variables}, cwd, self.by_uuid),
             "kept": list(granted(order, cwd)),
             "cwd": cwd,
             "account": account and (account.uid, account.gid, account.groups),

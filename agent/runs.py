@@ -117,11 +117,18 @@ class RunDir:
         mark = self.path / "supervisor"
         with contextlib.suppress(FileExistsError):
             mark.symlink_to(_BARRED)
-        text = str(mark.readlink())
-        if text == _BARRED:
+        return _identity(str(mark.readlink()))
+
+    def supervisor(self) -> Identity | None:
+        """As `identity`, but for a mere look: one that is late may still come."""
+        try:
+            return _identity(str((self.path / "supervisor").readlink()))
+        except OSError:
             return None
-        boot_id, pid, start = text.split(":")
-        return Identity(boot_id, int(pid), int(start))
+
+    @property
+    def has_ended(self) -> bool:
+        return (self.path / "exit.json").exists()
 
     def exit_record(self) -> ExitRecord | None:
         """The supervisor's record of the end, if it has written one. Raises ValueError if it cannot be read.
@@ -170,6 +177,13 @@ class RunDir:
             self.path.rmdir()
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)  # the job has put something there
+
+
+def _identity(text: str) -> Identity | None:
+    if text == _BARRED:
+        return None
+    boot_id, pid, start = text.split(":")
+    return Identity(boot_id, int(pid), int(start))
 
 
 def _write_script(path: Path, text: str, uid: int) -> None:

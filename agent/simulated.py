@@ -40,6 +40,9 @@ class SimulatedGpus:
         """held: since when each busy GPU has been held, by index, on the same clock as now."""
         return GpuReading(self._gpus, tuple([sample(gpu, held.get(gpu.index), now) for gpu in self._gpus]))
 
+    def pardon(self, uuid: str, number: int) -> None:
+        """Pretend GPUs have no faults."""
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -19,7 +19,7 @@ from typing import Any
 VERSION = 1
 MAX_CLIENTS = 16
 MAX_LINE = 64 << 10  # requests are a few hundred bytes; a client that sends more is dropped
-_STOP_KINDS = ("cancel", "requeue", "time_limit", "fence", "vanished")  # model.StopKind
+_STOP_KINDS = ("cancel", "requeue", "time_limit", "fence", "vanished", "gpu_fault")  # model.StopKind
 
 
 Act = Callable[[dict[str, Any]], dict[str, Any]]  # carries out a request that was understood, and gives the answer

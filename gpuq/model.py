@@ -12,6 +12,7 @@ from enum import Enum
 from typing import NamedTuple, NewType
 
 from gpuq.accounts import EVERYONES, Accounts
+from gpuq.gpu_use import ForeignUse, GpuProcess, GpuReceipt
 from gpuq.states import JobState
 
 JobId = NewType("JobId", str)  # '1042', or '1042_7' for element 7 of array 1042
@@ -82,6 +83,7 @@ class CauseCode(str, Enum):
     TIME_LIMIT = "time_limit"
     OOM = "oom"  # host memory, by the kernel's word
     GPU_OOM = "gpu_oom"  # recognised in the log
+    GPU_FAULT = "gpu_fault"  # a GPU it had failed under it
     SETUP_FAILED = "setup_failed"
     LAUNCH_FAILED = "launch_failed"
     NODE_LOST = "node_lost"
@@ -207,6 +209,7 @@ class StopKind(str, Enum):
     REQUEUE = "requeue"
     TIME_LIMIT = "time_limit"
     FENCE = "fence"  # only ever decided by a supervisor, whose lease ended
+    GPU_FAULT = "gpu_fault"  # only ever decided by an agent, one of whose GPUs failed under it
     VANISHED = "vanished"  # the agent no longer knows an attempt it had accepted
 
 
@@ -249,6 +252,8 @@ class ExitRecord:
     log_size: int = 0
     cpu_seconds: float | None = None
     max_rss_bytes: int | None = None
+    gpu_fault: str = ""  # what befell a GPU of its while it ran, if anything did
+    gpu_receipt: GpuReceipt | None = None
 
 
 class RankPhase(str, Enum):
@@ -299,12 +304,17 @@ class Attempt:
 class GpuHealth(str, Enum):
     OK = "ok"
     UNKNOWN = "unknown"  # the driver cannot be asked: no new work, running jobs left alone
-    QUARANTINED = "quarantined"  # this device fails while others answer
+    QUARANTINED = "quarantined"  # this device fails while others answer, or has had a fault
+    FOREIGN = "foreign"  # used by somebody gpuq did not give it to: no new work until it is calm
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as offered by its agent. index is NVML's, in PCI bus order."""
+    """One GPU as offered by its agent. index is NVML's, in PCI bus order.
+
+    fault numbers the fault for which it is quarantined, for as long as it is; 0 without one. pardoned is the
+    controller's own mark: the number of the fault that an admin has forgiven, until the agent has heard of that.
+    """
 
     index: int
     uuid: str
@@ -312,6 +322,9 @@ class Gpu:
     memory_total_bytes: int | None
     health: GpuHealth = GpuHealth.OK
     health_text: str = ""
+    foreign: ForeignUse | None = None
+    fault: int = 0
+    pardoned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +339,7 @@ class Inventory:
     agent_version: str
     driver_version: str | None = None
     gpu_note: str = ""  # why there are no GPUs, or why they are unknown, for people
+    trouble: str = ""  # what a self-check of the node found: no new work while it lasts
     accounts: Accounts = EVERYONES
 
 
@@ -340,6 +354,9 @@ class Node:
     enrolled_at: float = 0.0
 
 
+MAX_GPU_PROCESSES = 64  # told of one GPU
+
+
 @dataclass(frozen=True, slots=True)
 class GpuSample:
     """One reading of one GPU. None is 'not known', never zero."""
@@ -349,6 +366,16 @@ class GpuSample:
     utilization_percent: int | None = None
     temperature_c: int | None = None
     power_w: float | None = None
+    clock_mhz: int | None = None  # of the multiprocessors
+    memory_clock_mhz: int | None = None
+    throttled: tuple[str, ...] | None = None  # what holds its clocks back now, in words; empty: nothing does
+    ecc_corrected: int | None = None  # since the driver was loaded or the GPU reset, as the next
+    ecc_uncorrected: int | None = None
+    rows_remapped: int | None = None  # of memory, for good
+    remap_pending: bool | None = None  # a row is remapped with the next reset
+    remap_failed: bool | None = None
+    xid: int | None = None  # number of the last error of its driver in the agent's life
+    processes: tuple[GpuProcess, ...] = ()  # those that compute on it, at most MAX_GPU_PROCESSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,14 @@ class SyncRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuPardon:
+    """An admin's word that this fault of a GPU is none, or not any more."""
+
+    uuid: str
+    fault: int
+
+
+@dataclass(frozen=True, slots=True)
 class SyncReply:
     """Orders as of one durable change number.
 
@@ -185,6 +193,7 @@ class SyncReply:
     want_inventory: bool = False
     superseded: bool = False
     known_incarnation: int = 0
+    pardon: tuple[GpuPardon, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

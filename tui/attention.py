@@ -60,8 +60,11 @@ class Watch:
                     if now - since >= _SETTLE_SECONDS:
                         settled.append(gpu)
             if settled:
-                used = sum(gpu["memory_used_bytes"] for gpu in settled)
-                text = f"{_gpus(settled)} in use by somebody outside gpuq ({size(used)}): foreign"
+                used = sum(gpu["memory_used_bytes"] or 0 for gpu in settled)
+                who = next(
+                    (gpu["health_text"] for gpu in settled if gpu["health_text"]), "in use by somebody outside gpuq"
+                )
+                text = f"{_gpus(settled)} {who} ({size(used)}): foreign"
                 yield Finding(WARNING, "node", node["name"], text)
 
 
@@ -91,11 +94,11 @@ def _sick(nodes: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             continue
         said: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for gpu in node["gpus"]:
-            if gpu["health"] != "ok":
+            if gpu["health"] != "ok" and standing(node, gpu) is not Standing.FOREIGN:  # of that `_foreign` tells
                 said.setdefault((gpu["health"], gpu["health_text"]), []).append(gpu)
         for (health, text), gpus in said.items():
             because = f": {text}" if text else ""
-            level = WARNING if health == "unknown" else BROKEN
+            level = WARNING if health in ("unknown", "foreign") else BROKEN
             yield Finding(level, "node", node["name"], f"{_gpus(gpus)} {health}{because}")
         if not node["gpus"] and node["gpu_note"] and not node["simulated"]:
             yield Finding(NOTE, "node", node["name"], f"no GPUs: {node['gpu_note']}")

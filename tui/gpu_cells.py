@@ -86,11 +86,11 @@ def standing(node: Mapping[str, Any], gpu: Mapping[str, Any]) -> Standing:
     if node["state"] != "up":
         return Standing.LOST if node["state"] == "lost" else Standing.SILENT
     health = gpu["health"]
-    if health != "ok":
+    if health not in ("ok", "foreign"):
         return Standing.UNKNOWN if health == "unknown" else Standing.QUARANTINED
     if gpu["jobs"]:
         return Standing.BUSY
-    if (gpu["memory_used_bytes"] or 0) > FOREIGN_MEMORY_BYTES:
+    if health == "foreign" or (gpu["memory_used_bytes"] or 0) > FOREIGN_MEMORY_BYTES:
         return Standing.FOREIGN
     return Standing.CLOSED if node["cordoned"] or node["draining"] else Standing.FREE
 

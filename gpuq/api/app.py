@@ -46,6 +46,7 @@ from gpuq.api.schemas import (
     Role,
     Selected,
     Submission,
+    Whole,
     Why,
 )
 from gpuq.errors import GpuqError
@@ -84,7 +85,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/nodes/{name}/remove", "admin", nodes.remove, mutates=True, body=Removal),
     Route("POST", "/join", "join", join.join, mutates=True, body=NewNode, status=201),
     Route("POST", "/nodes/{name}/cordon", "admin", nodes.cordon, mutates=True, body=Why),
-    Route("POST", "/nodes/{name}/uncordon", "admin", nodes.uncordon, mutates=True, body=Why),
+    Route("POST", "/nodes/{name}/uncordon", "admin", nodes.uncordon, mutates=True, body=Whole),
     Route("POST", "/nodes/{name}/drain", "admin", nodes.drain, mutates=True, body=Why),
     # people
     Route("GET", "/tokens", "viewer", tokens.list_tokens),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -82,7 +83,7 @@ async def _detail(call: Call, id: str) -> Response:
     shown = lens.item(job)
     shown |= _more(job, lens, owner, stored_specs.spec(controller.store.reader, job.id))
     attempts = attempts_of(controller, job.id)
-    shown["attempts"] = [show_attempt(attempt, sizes.get(attempt.uid), owner) for attempt in attempts]
+    shown["attempts"] = [show_attempt(attempt, sizes.get(attempt.uid), owner, time.time()) for attempt in attempts]
     shown["log_bytes"] = sizes.get(attempts[-1].uid) if attempts else None
     await controller.settled()
     return answer(shown)

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from gpuq.api.answers import answer
 from gpuq.api.auth import derived_secret, new_token
 from gpuq.api.calls import By, Call
-from gpuq.api.schemas import NewNode, Removal, Why, parse
-from gpuq.api.show import show_node
+from gpuq.api.schemas import NewNode, Removal, Whole, Why, parse
+from gpuq.api.show import show_node_in_detail
 from gpuq.errors import NotFound
 from gpuq.model import NodeName
 from gpuq.service.commands import Cordon, Drain, EnrolNode, RemoveNode, Uncordon, UserCommand
@@ -23,7 +23,7 @@ Name = Annotated[str, Path(description="the node's name")]
 async def list_nodes(call: By) -> Response:
     """All nodes, by name."""
     nodes = sorted(call.controller.view.nodes.values(), key=lambda node: node.name)
-    body = {"items": [show_node(call, node) for node in nodes], "next": None}
+    body = {"items": [show_node_in_detail(call, node) for node in nodes], "next": None}
     await call.controller.settled()
     return answer(body)
 
@@ -37,7 +37,7 @@ async def _shown(call: Call, name: str) -> Response:
     node = call.controller.view.nodes.get(NodeName(name))
     if node is None:
         raise NotFound(f"there is no node {name[:60]}")
-    body = show_node(call, node)
+    body = show_node_in_detail(call, node)
     await call.controller.settled()
     return answer(body)
 
@@ -73,9 +73,8 @@ async def cordon(call: By, name: Name) -> Response:
 
 
 async def uncordon(call: By, name: Name) -> Response:
-    """Give a node work again."""
-    parse(Why, call.body)
-    return await _change(call, name, Uncordon(call.actor, NodeName(name)))
+    """Give a node work again; with gpu, one of its GPUs that is quarantined for a fault."""
+    return await _change(call, name, Uncordon(call.actor, NodeName(name), parse(Whole, call.body).gpu))
 
 
 async def drain(call: By, name: Name) -> Response:

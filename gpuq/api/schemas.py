@@ -19,6 +19,7 @@ from gpuq.protocol import (
     MAX_ARGUMENT_BYTES,
     MAX_COMMAND_BYTES,
     MAX_ENVIRONMENT_BYTES,
+    MAX_GPUS,
     MAX_NAME,
     Selection,
 )
@@ -184,6 +185,12 @@ class Nothing(_Body):
 
 class Why(_Body):
     text: Text = Field("", description="Shown beside the node.")
+
+
+class Whole(Why):
+    gpu: int | None = Field(
+        None, ge=0, lt=MAX_GPUS, description="Only this one of its GPUs, which is quarantined for a fault."
+    )
 
 
 Body = TypeVar("Body", bound=_Body)

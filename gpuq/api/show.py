@@ -10,6 +10,7 @@ from typing import Any
 from gpuq import arrays
 from gpuq.api.calls import Call
 from gpuq.api.lookup import shown_state
+from gpuq.gpu_use import ForeignUse, GpuProcess
 from gpuq.model import Attempt, Cause, Gpu, GpuSample, Job, JobId, Node, NodeName, NodeSample, WaitReason
 from gpuq.states import FINAL, JobState
 from gpuq.store import attempts as stored_attempts
@@ -159,8 +160,8 @@ def show_ranks(attempt: Attempt) -> list[dict[str, Any]]:
     return [{"node": rank.node, "gpus": list(rank.gpus)} for rank in attempt.ranks]
 
 
-def show_attempt(attempt: Attempt, log_bytes: int | None, owner: bool) -> dict[str, Any]:
-    """One run of a job. Exit code and signal are those of its first rank that failed, else of its first."""
+def show_attempt(attempt: Attempt, log_bytes: int | None, owner: bool, now: float) -> dict[str, Any]:
+    """One run of a job; now is wall time. Exit code and signal: of its first failed rank, else of its first."""
     exits = [rank.exit for rank in attempt.ranks if rank.exit is not None]
     told = next((exit for exit in exits if exit.exit_code or exit.signal), exits[0] if exits else None)
     started = [rank.started_at for rank in attempt.ranks if rank.started_at is not None]
@@ -175,6 +176,43 @@ def show_attempt(attempt: Attempt, log_bytes: int | None, owner: bool) -> dict[s
         "signal": None if told is None else told.signal,
         "cause": show_cause(attempt.cause, owner),
         "log_bytes": log_bytes,
+        "gpu_usage": _show_usage(attempt, now),
+    }
+
+
+def _show_usage(attempt: Attempt, now: float) -> dict[str, Any] | None:
+    """What an attempt made of its GPUs, None without any. Beyond GPU-hours it is known from the end on.
+
+    Of several ranks the mean, each with the weight of its GPUs; peaks are of one GPU.
+    """
+    gpus = sum(len(rank.gpus) for rank in attempt.ranks)
+    if not gpus:
+        return None
+    until = now if attempt.ended_at is None else attempt.ended_at
+    receipts = [(len(r.gpus), r.exit.gpu_receipt) for r in attempt.ranks if r.exit is not None and r.exit.gpu_receipt]
+    peaks = [receipt.memory_peak_bytes for _, receipt in receipts if receipt.memory_peak_bytes is not None]
+    energies = [receipt.energy_joules for _, receipt in receipts if receipt.energy_joules is not None]
+    weights = [n * receipt.observed_seconds for n, receipt in receipts]
+    busy = [(n * r.observed_seconds, r.utilization_percent) for n, r in receipts if r.utilization_percent is not None]
+    weight = sum(w for w, _ in busy)
+    return {
+        "gpus": gpus,
+        "gpu_hours": round(gpus * max(0.0, until - attempt.granted_at) / 3600, 4),
+        "observed_seconds": round(sum(weights) / gpus, 1) if receipts else None,
+        "idle_seconds": round(sum(n * r.idle_seconds for n, r in receipts) / gpus, 1) if receipts else None,
+        "utilization_percent": round(sum(w * percent for w, percent in busy) / weight, 1) if weight else None,
+        "memory_peak_bytes": max(peaks, default=None),
+        "energy_joules": round(sum(energies)) if energies else None,
+        "curves": [
+            {
+                "node": rank.node,
+                "point_seconds": known.point_seconds,
+                "busy_percent": list(known.busy_percent),
+                "memory_mib": list(known.memory_mib),
+            }
+            for rank in attempt.ranks
+            if rank.exit is not None and (known := rank.exit.gpu_receipt) is not None
+        ],
     }
 
 
@@ -196,6 +234,7 @@ def show_node(call: Call, node: Node) -> dict[str, Any]:
             _show_gpu(gpu, readings.get(gpu.index), holders[gpu.index]) for gpu in (inventory.gpus if inventory else ())
         ],
         "gpu_note": inventory.gpu_note if inventory else "",
+        "trouble": inventory.trouble if inventory else "",
         "cpus": inventory.cpus if inventory else None,
         "cpu_percent": sample.cpu_percent,
         "memory_total_bytes": inventory.memory_total_bytes if inventory else None,
@@ -250,7 +289,57 @@ def _show_gpu(gpu: Gpu, reading: GpuSample | None, jobs: list[str]) -> dict[str,
         "power_w": reading.power_w if reading else None,
         "health": gpu.health.value,
         "health_text": gpu.health_text,
+        "foreign": _show_foreign(gpu.foreign),
+        "fault": gpu.fault != 0,
         "jobs": jobs,
+    }
+
+
+def show_node_in_detail(call: Call, node: Node) -> dict[str, Any]:
+    """A node with all that was read of its GPUs, which is too much to send of every node to every dashboard."""
+    shown = show_node(call, node)
+    sample = call.controller.sample(node.name) or NodeSample()
+    readings = {reading.index: reading for reading in sample.gpus}
+    for gpu in shown["gpus"]:
+        gpu |= _show_details(readings.get(gpu["index"]))
+    return shown
+
+
+def _show_details(reading: GpuSample | None) -> dict[str, Any]:
+    return {
+        "clock_mhz": reading.clock_mhz if reading else None,
+        "memory_clock_mhz": reading.memory_clock_mhz if reading else None,
+        "throttled": list(reading.throttled) if reading and reading.throttled is not None else None,
+        "ecc_corrected": reading.ecc_corrected if reading else None,
+        "ecc_uncorrected": reading.ecc_uncorrected if reading else None,
+        "rows_remapped": reading.rows_remapped if reading else None,
+        "remap_pending": reading.remap_pending if reading else None,
+        "remap_failed": reading.remap_failed if reading else None,
+        "xid": reading.xid if reading else None,
+        "processes": [_show_process(process) for process in reading.processes] if reading else [],
+    }
+
+
+def _show_process(process: GpuProcess) -> dict[str, Any]:
+    return {
+        "pid": process.pid,
+        "user": process.user,
+        "command": process.command,
+        "job": process.job,
+        "memory_used_bytes": process.memory_used_bytes,
+    }
+
+
+def _show_foreign(use: ForeignUse | None) -> dict[str, Any] | None:
+    if use is None:
+        return None
+    return {
+        "since": format_time(use.since),
+        "pid": use.pid,
+        "user": use.user,
+        "command": use.command,
+        "job": use.job,
+        "memory_used_bytes": use.memory_used_bytes,
     }
 
 

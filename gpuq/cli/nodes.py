@@ -75,7 +75,7 @@ def _node_cells(node: dict[str, Any]) -> tuple[str, ...]:
         _share(node["disk_used_bytes"], node["disk_total_bytes"]),
         visible(node["agent_version"] or "-"),
         table_time(node["last_seen_at"]),
-        visible(node.get("cordon_text") or node.get("gpu_note") or "-"),
+        visible(node.get("trouble") or node.get("cordon_text") or node.get("gpu_note") or "-"),
     )
 
 
@@ -99,6 +99,10 @@ def gpus(as_json: bool) -> None:
 
 def _gpu_cells(gpu: dict[str, Any]) -> tuple[str, ...]:
     health = visible(": ".join(text for text in (gpu["health"], gpu.get("health_text")) if text))
+    if gpu.get("foreign"):
+        health += f", since {table_time(gpu['foreign']['since'])}"
+    elif gpu.get("throttled"):
+        health += f", slowed by {', '.join(gpu['throttled'])}"
     if gpu["node_state"] != "up":
         health += f", node {gpu['node_state']}"
     return (
@@ -132,13 +136,17 @@ def cordon(node: str, text: str, as_json: bool) -> None:
     _change("cordon", node, {"text": text}, "gets no new work", as_json)
 
 
-@click.command(name="uncordon")
+@click.command(name="uncordon", epilog=examples("gpuq uncordon n3", "gpuq uncordon n3 --gpu 2"))
 @_NODE
+@click.option("--gpu", type=int, metavar="N", help="Only this GPU, which is quarantined for a fault.")
 @JSON
 @connection
-def uncordon(node: str, as_json: bool) -> None:
-    """Give a node work again, after cordon or drain."""
-    _change("uncordon", node, {}, "gets work again", as_json)
+def uncordon(node: str, gpu: int | None, as_json: bool) -> None:
+    """Give a node work again, after cordon or drain; or one of its GPUs, after a fault."""
+    if gpu is None:
+        _change("uncordon", node, {}, "gets work again", as_json)
+    else:
+        _change("uncordon", node, {"gpu": gpu}, f"is told that its GPU {gpu} may work again", as_json)
 
 
 @click.command(name="drain", epilog=examples("gpuq drain n3 --reason 'new power supply'"))
@@ -151,7 +159,7 @@ def drain(node: str, text: str, as_json: bool) -> None:
     _change("drain", node, {"text": text}, "gets no new work; what runs there comes to its own end", as_json)
 
 
-def _change(verb: str, node: str, body: dict[str, str], said: str, as_json: bool) -> None:
+def _change(verb: str, node: str, body: dict[str, Any], said: str, as_json: bool) -> None:
     changed = connect().post(f"/nodes/{node}/{verb}", body)
     if as_json:
         say_json(changed)

@@ -10,6 +10,7 @@ from gpuq.cli.connect import connection
 from gpuq.cli.options import submit_options
 from gpuq.cli.outcome import OWN_TROUBLE, exit_status, reason_text, sentence
 from gpuq.cli.params import examples
+from gpuq.cli.receipt import receipt
 from gpuq.cli.slurm import SlurmAware
 from gpuq.cli.submit import ready
 from gpuq.cli.terminal import log_writer, note
@@ -62,6 +63,8 @@ def _finish(job: dict[str, Any]) -> int:
     status = exit_status(job)
     if status:
         note(sentence(job))
+    if job["attempts"] and (said := receipt(job, job["attempts"][-1])):
+        note(f"job {job['id']} had {said}")
     return status
 
 

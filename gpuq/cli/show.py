@@ -11,6 +11,7 @@ import click
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import how_it_ended, reason_text
 from gpuq.cli.params import JSON
+from gpuq.cli.receipt import curve, receipt
 from gpuq.cli.selection import one_id
 from gpuq.cli.table import table
 from gpuq.cli.terminal import local_time, now_seconds, say, say_json, seconds_of, stdout_width, table_time, visible
@@ -86,6 +87,11 @@ def _lines(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     then = "runs again elsewhere" if job["requeue"] else "fails"
     yield "Node lost", f"{job['on_lost']}; on proof of the node's end the job {then}"
+    for attempt in job["attempts"][-1:]:
+        if said := receipt(job, attempt):
+            yield "GPUs", said
+        if drawn := curve(attempt):
+            yield "Busy", drawn
     if job["log_bytes"] is not None:
         yield "Log", format_size(job["log_bytes"])
     if job["comment"]:

@@ -146,7 +146,8 @@ def _short(usable: list[fit.Room], request: Request) -> str:
         if most < request.gpus_per_node:
             on_one = " on one node" if len(usable) > 1 and request.gpus_per_node > 1 else ""
             missing = request.gpus_per_node - most
-            return f"waits for {missing} more {fit.describe_gpus(request, missing)}{on_one}"
+            what = fit.describe_gpus(request, missing)
+            return f"waits for {missing} more {what}{on_one}{fit.kept_back(usable, request)}"
     nearest = min(usable, key=lambda room: len(fit.shortfalls(room, request)))
     return f"{nearest.name} " + " and ".join(fit.shortfalls(nearest, request))
 

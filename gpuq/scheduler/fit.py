@@ -5,9 +5,10 @@ One check answers both "place it" and "why not": a node fits exactly when `short
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from gpuq.model import Gpu, Inventory, Node, NodeName, Rank, Request
+from gpuq.model import Gpu, GpuHealth, Inventory, Node, NodeName, Rank, Request
 from gpuq.states import NodeState
 from gpuq.units import format_size, plural
 from gpuq.view import ClusterView, Policy
@@ -56,7 +57,9 @@ def _closed(view: ClusterView, node: Node) -> str:
         return f"is {state.value}"
     if node.draining:
         return "is draining"
-    return "is cordoned" if node.cordoned else ""
+    if node.cordoned:
+        return "is cordoned"
+    return "fails its self-checks: " + node.inventory.trouble if node.inventory and node.inventory.trouble else ""
 
 
 def empty(room: Room, policy: Policy) -> Room:
@@ -114,7 +117,10 @@ def shortfalls(room: Room, request: Request) -> list[str]:
         short.append(room.closed)
     have = len(matching(room, request))
     if request.gpus_per_node and have < request.gpus_per_node:
-        short.append(f"has {have} of {request.gpus_per_node} {describe_gpus(request, request.gpus_per_node)} free")
+        short.append(
+            f"has {have} of {request.gpus_per_node} {describe_gpus(request, request.gpus_per_node)} free"
+            + kept_back((room,), request)
+        )
     if request.cpus and room.cpus < request.cpus:
         short.append(f"has {max(0, room.cpus)} of {request.cpus} {plural(request.cpus, 'CPU')} free")
     if request.memory_bytes and room.memory_bytes < request.memory_bytes:
@@ -123,6 +129,27 @@ def shortfalls(room: Room, request: Request) -> list[str]:
     if room.ranks <= 0:
         short.append("runs as many jobs as one node may")
     return short
+
+
+_KEPT_BACK = {
+    GpuHealth.FOREIGN: "in use outside of gpuq",
+    GpuHealth.QUARANTINED: "quarantined",
+    GpuHealth.UNKNOWN: "unknown",
+}
+
+
+def kept_back(rooms: Iterable[Room], request: Request) -> str:
+    """GPUs the request would accept that take no work, to stand behind a shortfall; '' if there are none.
+
+    '; 2 in use outside of gpuq (n1 GPU 3: in use by bob, pid 42 (python))'
+    """
+    found: dict[GpuHealth, list[str]] = {}
+    for room in rooms:
+        for gpu in room.inventory.gpus:
+            if gpu.health is not GpuHealth.OK and gpu_matches(gpu, request):
+                found.setdefault(gpu.health, []).append(f"{room.name} GPU {gpu.index}: {gpu.health_text}")
+    parts = [f"{len(gpus)} {_KEPT_BACK[health]} ({gpus[0]})" for health, gpus in found.items()]
+    return f"; {', '.join(parts)}" if parts else ""
 
 
 def describe_gpus(request: Request, count: int) -> str:

@@ -6,7 +6,8 @@ A node's token is all it takes to send a report, so a report may cost the contro
 from __future__ import annotations
 
 from gpuq.errors import InvalidRequest
-from gpuq.model import Gpu, Inventory
+from gpuq.gpu_use import CURVE_POINTS, ForeignUse, GpuProcess
+from gpuq.model import MAX_GPU_PROCESSES, ExitRecord, Gpu, Inventory, NodeSample
 from gpuq.protocol import MAX_AHEAD_SECONDS, MAX_GPUS, MAX_HOLDS, MAX_REPORTS, SyncRequest
 
 MAX_UID = 64  # characters; an attempt's has 20 to 30
@@ -36,10 +37,38 @@ def check_report(request: SyncRequest, wall: float) -> None:
         )
     if len(request.boot_id) > MAX_WORDS:
         raise InvalidRequest(f"boot_id has more than {MAX_WORDS:,} characters")
-    if request.sample is not None and len(request.sample.gpus) > MAX_GPUS:
-        raise InvalidRequest(f"the sample has {len(request.sample.gpus):,} GPUs", f"a node has at most {MAX_GPUS:,}")
+    for word in request.reports:
+        if word.exit is not None:
+            _check_end(word.uid, word.exit)
+    if request.sample is not None:
+        _check_sample(request.sample)
     if request.inventory is not None:
         _check_inventory(request.inventory)
+
+
+def _check_end(uid: str, end: ExitRecord) -> None:
+    receipt = end.gpu_receipt
+    if len(end.gpu_fault) > MAX_WORDS:
+        raise InvalidRequest(f"the fault that ended {uid} has more than {MAX_WORDS:,} characters")
+    if receipt is not None and max(len(receipt.busy_percent), len(receipt.memory_mib)) > CURVE_POINTS:
+        raise InvalidRequest(f"a curve of {uid} has more than {CURVE_POINTS} points")
+
+
+def _check_sample(sample: NodeSample) -> None:
+    if len(sample.gpus) > MAX_GPUS:
+        raise InvalidRequest(f"the sample has {len(sample.gpus):,} GPUs", f"a node has at most {MAX_GPUS:,}")
+    for gpu in sample.gpus:
+        if len(gpu.processes) > MAX_GPU_PROCESSES or len(gpu.throttled or ()) > MAX_GPU_PROCESSES:
+            raise InvalidRequest(
+                f"the sample names {len(gpu.processes):,} processes of a GPU", f"at most {MAX_GPU_PROCESSES}"
+            )
+        texts = (*(gpu.throttled or ()), *(text for process in gpu.processes for text in _texts(process)))
+        if max(map(len, texts), default=0) > MAX_WORDS:
+            raise InvalidRequest(f"a name in the sample has more than {MAX_WORDS:,} characters")
+
+
+def _texts(of: GpuProcess | ForeignUse) -> tuple[str, ...]:
+    return of.user or "", of.command or "", of.job or ""
 
 
 def _check_inventory(inventory: Inventory) -> None:
@@ -59,10 +88,11 @@ def _check_inventory(inventory: Inventory) -> None:
     if len(accounts.refused) > MAX_REFUSED:
         raise InvalidRequest(f"the inventory refuses {len(accounts.refused):,} accounts", f"at most {MAX_REFUSED}")
     texts = [inventory.hostname, inventory.agent_version, inventory.driver_version or "", inventory.gpu_note]
+    texts.append(inventory.trouble)
     texts += [accounts.owner, *(text for refusal in accounts.refused for text in (refusal.account, refusal.text))]
     if max(map(len, texts)) > MAX_WORDS or any(_longest(gpu) > MAX_WORDS for gpu in gpus):
         raise InvalidRequest(f"a name or note in the inventory has more than {MAX_WORDS:,} characters")
 
 
 def _longest(gpu: Gpu) -> int:
-    return max(len(gpu.uuid), len(gpu.name), len(gpu.health_text))
+    return max(map(len, (gpu.uuid, gpu.name, gpu.health_text, *(_texts(gpu.foreign) if gpu.foreign else ()))))

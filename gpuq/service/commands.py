@@ -107,8 +107,11 @@ class Cordon:
 
 @dataclass(frozen=True, slots=True)
 class Uncordon:
+    """Work again for a node, or with gpu for one of its GPUs that is quarantined for a fault."""
+
     actor: Actor
     name: NodeName
+    gpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,4 +290,5 @@ class Exchange:
             due.describe,
             self._policy.lease,
             wants_inventory,
+            pardon=due.pardon,
         )

@@ -279,6 +279,10 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
     if wish is None and exit.stopped in (StopKind.CANCEL, StopKind.REQUEUE):
         wish = exit.stopped  # asked for by a controller that was restored since, and forgot
     canceled = Cause(CauseCode.CANCELED, f"by {attempt.stop.by}" if attempt.stop else "by request")
+    succeeded = exit.reason is EndReason.EXITED and exit.stopped is None and exit.exit_code == 0
+    if exit.gpu_fault and not succeeded and wish not in (StopKind.CANCEL, StopKind.REQUEUE):
+        cause = Cause(CauseCode.GPU_FAULT, exit.gpu_fault)
+        return _loss(job, cause) if job.requeue else Verdict(JobEvent.FAIL, cause)
     if exit.reason is EndReason.EXITED and exit.stopped is None:
         if exit.exit_code == 0 and wish is not StopKind.REQUEUE:
             return Verdict(JobEvent.SUCCEED, None)

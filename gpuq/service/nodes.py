@@ -19,8 +19,8 @@ from gpuq.model import (
     RankPhase,
     StopKind,
 )
-from gpuq.protocol import MAX_GPUS, UNKNOWN_RANK, RankReport, RunOrder, StopOrder, SyncRequest
-from gpuq.service import execution
+from gpuq.protocol import MAX_GPUS, UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, StopOrder, SyncRequest
+from gpuq.service import execution, gpus
 from gpuq.service.commands import Cordon, Drain, EnrolNode, RemoveNode, Report, Silence, Uncordon
 from gpuq.service.draft import Draft
 from gpuq.service.users import revoke_all
@@ -71,6 +71,8 @@ def _note_node(draft: Draft, node: Node, request: SyncRequest) -> None:
     indices = [] if inventory is None else [gpu.index for gpu in inventory.gpus]
     if len(set(indices)) < len(indices) or not _is_text(request.boot_id):
         raise InvalidRequest(f"the report of node {node.name} contradicts itself")
+    if inventory is not None and inventory != node.inventory:
+        inventory = gpus.taken(draft, node.name, node.inventory, inventory)
     if (inventory, request.boot_id) != (node.inventory, node.boot_id):
         draft.put_node(replace(node, inventory=inventory, boot_id=request.boot_id))
     if draft.view.node_state(node.name) is NodeState.LOST or node.boot_id is None:
@@ -166,13 +168,15 @@ class Orders:
     extend: tuple[AttemptUid, ...] = ()
     forget: tuple[AttemptUid, ...] = ()
     describe: tuple[AttemptUid, ...] = ()
+    pardon: tuple[GpuPardon, ...] = ()
     unexplained: tuple[AttemptUid, ...] = ()  # what the node may have running beside the records: it gets no new work
 
     def urgent(self) -> frozenset[tuple[str, str]]:
         """Orders worth answering at once; the others ride along with the next answer."""
         runs = {("run", attempt.uid) for attempt, _ in self.run}
         stops = {(f"stop {order.kind.value}", order.uid) for order in self.stop}
-        return frozenset(runs | stops | {("describe", uid) for uid in self.describe})
+        pardons = {(f"pardon {order.fault}", order.uuid) for order in self.pardon}
+        return frozenset(runs | stops | pardons | {("describe", uid) for uid in self.describe})
 
 
 def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: frozenset[AttemptUid]) -> Orders:
@@ -210,7 +214,16 @@ def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: froze
         else:  # given up without proof (--force), or overtaken: its GPUs count as free, so it must not go on
             stop.append(StopOrder(uid, StopKind.CANCEL, GIVEN_UP_GRACE_SECONDS))
             given_up.append(uid)
-    return Orders(tuple(run), tuple(stop), tuple(extend), tuple(forget), tuple(describe), (*describe, *given_up))
+    known_node = view.nodes.get(name)
+    return Orders(
+        tuple(run),
+        tuple(stop),
+        tuple(extend),
+        tuple(forget),
+        tuple(describe),
+        gpus.pardons(None if known_node is None else known_node.inventory),
+        (*describe, *given_up),
+    )
 
 
 def _is_needless(view: ClusterView, word: RankReport) -> bool:
@@ -284,6 +297,8 @@ def cordon(draft: Draft, command: Cordon | Drain | Uncordon) -> dict[str, Any]:
     if node is None:
         raise NotFound(f"there is no node {command.name}")
     by = command.actor.user
+    if isinstance(command, Uncordon) and command.gpu is not None:
+        return gpus.pardon(draft, node, command)
     if isinstance(command, Uncordon):
         changed = replace(node, cordoned=False, draining=False, cordon_text="")
         verb = "uncordoned"

@@ -52,7 +52,7 @@ class SocketPeer:
         return json.loads(line)
 
 
-def main(state_dir: str, socket: str, simulate: str = "2xH100-80GB") -> int:
+def main(state_dir: str, socket: str, simulate: str | None = "2xH100-80GB") -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     settings = AgentSettings("a1", "", "", "", Path(state_dir), simulate=simulate, shared_account=True)
     try:

@@ -20,13 +20,24 @@ import pytest
 from agent.process_tree import read_proc
 from gpuq.codec import decode, encode
 from gpuq.model import AttemptUid, EndReason, ExitRecord, OnLost, RankPhase, StopKind
-from gpuq.protocol import LogAck, LogReply, LogShipment, RankReport, RunOrder, StopOrder, SyncReply, SyncRequest
+from gpuq.protocol import (
+    GpuPardon,
+    LogAck,
+    LogReply,
+    LogShipment,
+    RankReport,
+    RunOrder,
+    StopOrder,
+    SyncReply,
+    SyncRequest,
+)
 from tests.agent.agent_process import LIMIT
 from tests.agent.orders import reply_to, run_order, stop_order
 
 ROOT = Path(__file__).resolve().parents[2]
-# Every job of these tests has it in its environment: what is left at the end is found and ended by it.
-MARK = f"GPUQ_TEST_MARK=daemon-{os.getpid()}"
+# Every job of these tests has it in its environment (no name of gpuq's, which would not be passed on): what is left at
+# the end is found and ended by it.
+MARK = f"TEST_MARK=daemon-{os.getpid()}"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", **dict([MARK.split("=", 1)])}
 
 
@@ -41,6 +52,7 @@ class Controller:
         self.last: dict[AttemptUid, RankReport] = {}
         self.ends: dict[str, ExitRecord] = {}
         self.logs: dict[str, bytes] = {}
+        self.pardon: tuple[GpuPardon, ...] = ()
         self.requests: list[SyncRequest] = []
         self.taken = (0, 0)
         self._poll: asyncio.Event | None = None
@@ -115,6 +127,7 @@ class Controller:
             forget=tuple(u for u in request.holds if u in self.ends),
             extend=tuple(u for u in request.holds if u not in self.ends),
             lease_seconds=40.0,
+            pardon=self.pardon,
         )
 
     def _keep(self, shipment: LogShipment, body: bytes) -> LogReply:

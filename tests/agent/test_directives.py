@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from agent.actions import Accept, Action, Bar, Drop, Extend, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, Pardon, Stop, Sweep
 from agent.directives import Directives
 from agent.holding import Held
 from agent.runs import RunEvent
 from gpuq.accounts import Accounts, JobsOf
-from gpuq.model import AttemptUid, EndReason, ExitRecord, OnLost, RankPhase, StopKind
-from gpuq.protocol import UNKNOWN_RANK, RankReport, RunOrder, SyncRequest
+from gpuq.model import AttemptUid, EndReason, ExitRecord, GpuHealth, OnLost, RankPhase, StopKind
+from gpuq.protocol import UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, SyncRequest
 from tests.agent.orders import NODE, exited, inventory, reply_to, run_order, stop_order, uid
 
 
@@ -290,3 +290,48 @@ def test_higher_epoch_is_accepted_with_any_generation_and_hears_everything_again
 def test_epoch_known_from_before_the_restart_refuses_an_older_controller() -> None:
     d = Directives(NODE, "boot1", 2, (), epoch=3)
     assert d.answered(reply_to(d.request(5.0), 9, epoch=2, run=(run_order(),)), 0.0) == []
+
+
+def on_gpu() -> Directives:
+    """Holds x, on GPU 0."""
+    d = fresh()
+    d.set_inventory(inventory("GPU-a"), "h")
+    exchange(d, run=(run_order(gpus=(0,), gpu_uuids=("GPU-a",)),))
+    return d
+
+
+def test_a_gpus_fault_ends_who_holds_it_until_that_is_under_way_and_is_why_it_ended() -> None:
+    d = on_gpu()
+    assert d.gpus_failed({1: "Xid 79"}) == []
+    stop = Stop(uid("x"), 0, StopKind.GPU_FAULT, 30)
+    assert d.gpus_failed({0: "Xid 79"}) == d.gpus_failed({0: "Xid 79"}) == [stop]
+    d.observed(RunEvent(uid("x"), 0, RankPhase.RUNNING, stopping=True))
+    assert d.gpus_failed({0: "Xid 79"}) == []
+    ended(d, exited(1))
+    report = report_of(d.request(0))
+    assert report is not None
+    assert report.exit is not None
+    assert report.exit.gpu_fault == "GPU 0 of a1: Xid 79"
+
+
+def test_a_cancel_takes_the_place_of_a_gpus_fault() -> None:
+    d = on_gpu()
+    d.gpus_failed({0: "Xid 79"})
+    assert exchange(d, 2, stop=(stop_order(),)) == [Stop(uid("x"), 0, StopKind.CANCEL, 30)]
+    assert d.gpus_failed({0: "Xid 79"}) == []
+
+
+def test_an_order_for_a_quarantined_gpu_is_barred() -> None:
+    d = fresh()
+    sick = inventory("GPU-a", "GPU-b")
+    gpu = replace(sick.gpus[0], health=GpuHealth.QUARANTINED, health_text="Xid 79")
+    d.set_inventory(replace(sick, gpus=(gpu, sick.gpus[1])), "h")
+    assert exchange(d, run=(run_order(gpus=(0,), gpu_uuids=("GPU-a",)),)) == [
+        Bar(uid("x"), "GPU 0 is quarantined: Xid 79")
+    ]
+    (accepted,) = exchange(d, 2, run=(run_order("y", gpus=(1,), gpu_uuids=("GPU-b",)),))
+    assert isinstance(accepted, Accept)
+
+
+def test_an_admins_word_on_a_gpu_is_passed_on() -> None:
+    assert exchange(fresh(), pardon=(GpuPardon("GPU-a", 3),)) == [Pardon("GPU-a", 3)]

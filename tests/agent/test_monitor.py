@@ -12,7 +12,8 @@ import pytest
 from agent.gpus import GpuReading
 from agent.monitor import HostFacts, Monitor, inventory_hash, read_host_facts
 from agent.simulated import SimulatedGpus, parse_simulated
-from gpuq.model import Gpu, GpuHealth, GpuSample, Inventory, NodeName
+from agent.tenants import Tenancy
+from gpuq.model import AttemptUid, Gpu, GpuHealth, GpuSample, Inventory, JobId, NodeName, Now
 from gpuq.version import VERSION
 
 HOST = HostFacts("host1", "boot-1", 16, 64 << 30)
@@ -31,6 +32,9 @@ class Driver:
     def read(self, now: float, held: Mapping[int, float]) -> GpuReading:
         del now, held
         return self.reading
+
+    def pardon(self, uuid: str, number: int) -> None:
+        raise AssertionError((uuid, number))
 
     def close(self) -> None:
         self.closed = True
@@ -77,17 +81,17 @@ def test_cpus_are_those_this_process_may_run_on(proc: Path) -> None:
 
 def test_cpu_percent_is_the_busy_share_since_the_sample_before(proc: Path) -> None:
     it, _ = monitor(proc)
-    assert it.sample(0, {}).cpu_percent is None
+    assert it.sample(Now(0, 0), {}).cpu_percent is None
     ticks(proc, user=125, idle=950, iowait=25)
-    assert it.sample(5, {}).cpu_percent == 25.0
-    assert it.sample(5, {}).cpu_percent is None  # no time went by
+    assert it.sample(Now(5, 5), {}).cpu_percent == 25.0
+    assert it.sample(Now(5, 5), {}).cpu_percent is None  # no time went by
     ticks(proc, user=225, idle=949, iowait=25)  # a CPU that went offline takes its idle time with it
-    assert it.sample(10, {}).cpu_percent == 100.0
+    assert it.sample(Now(10, 10), {}).cpu_percent == 100.0
 
 
 def test_memory_and_disk_of_the_machine(proc: Path) -> None:
     it, _ = monitor(proc)
-    sample = it.sample(0, {})
+    sample = it.sample(Now(0, 0), {})
     assert sample.memory_used_bytes == 16 << 30
     assert sample.disk_total_bytes is not None
     assert sample.disk_used_bytes is not None
@@ -95,7 +99,7 @@ def test_memory_and_disk_of_the_machine(proc: Path) -> None:
 
 
 def test_disk_that_is_gone_is_unknown(proc: Path) -> None:
-    sample = Monitor(Driver(GpuReading((), ())), HOST, proc / "gone", proc).sample(0, {})
+    sample = Monitor(Driver(GpuReading((), ())), HOST, proc / "gone", proc).sample(Now(0, 0), {})
     assert (sample.disk_total_bytes, sample.disk_used_bytes) == (None, None)
 
 
@@ -103,12 +107,12 @@ def test_inventory_follows_the_last_sample(proc: Path) -> None:
     it, driver = monitor(proc, GpuReading((GPU,), (GpuSample(0, 5),), "550.1", "a note"))
     assert it.inventory().gpus == ()
     assert it.inventory().gpu_note == "the GPUs have not been read yet"
-    assert it.sample(0, {}).gpus == (GpuSample(0, 5),)
+    assert it.sample(Now(0, 0), {}).gpus == (GpuSample(0, 5),)
     assert it.inventory() == Inventory("host1", (GPU,), 16, 64 << 30, False, VERSION, "550.1", "a note")
     sick = dataclasses.replace(GPU, health=GpuHealth.UNKNOWN, health_text="silent")
     driver.reading = GpuReading((sick,), (GpuSample(0),))
     assert it.inventory().gpus == (GPU,)
-    it.sample(5, {})
+    it.sample(Now(5, 5), {})
     assert it.inventory().gpus == (sick,)
     it.close()
     assert driver.closed
@@ -116,14 +120,14 @@ def test_inventory_follows_the_last_sample(proc: Path) -> None:
 
 def test_inventory_hash_changes_with_the_inventory_and_not_with_samples(proc: Path) -> None:
     it, driver = monitor(proc, GpuReading((GPU,), (GpuSample(0, 5),)))
-    it.sample(0, {})
+    it.sample(Now(0, 0), {})
     first = inventory_hash(it.inventory())
     driver.reading = GpuReading((GPU,), (GpuSample(0, 6),))
-    it.sample(5, {})
+    it.sample(Now(5, 5), {})
     assert inventory_hash(it.inventory()) == first
     sick = dataclasses.replace(GPU, health=GpuHealth.QUARANTINED)
     driver.reading = GpuReading((sick,), (GpuSample(0),))
-    it.sample(10, {})
+    it.sample(Now(10, 10), {})
     assert inventory_hash(it.inventory()) != first
     assert len(first) == 16
 
@@ -135,7 +139,7 @@ def test_inventory_hash_is_the_same_in_every_process() -> None:
 
 def test_simulated_gpus_are_marked_in_the_inventory(proc: Path) -> None:
     it = Monitor(SimulatedGpus(parse_simulated("2xH100-80GB", NodeName("a3"))), HOST, proc, proc)
-    sample = it.sample(100.0, {1: 0.0})
+    sample = it.sample(Now(100.0, 0), {AttemptUid("a"): Tenancy(JobId("1"), (1,), 0.0)})
     assert it.inventory().simulated
     assert [g.name for g in it.inventory().gpus] == ["H100-80GB", "H100-80GB"]
     assert (sample.gpus[0].utilization_percent, (sample.gpus[1].utilization_percent or 0) > 50) == (0, True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.faults import PROBE_SECONDS
 from agent.gpus import RealGpus
 from agent.nvml import REPROBE_SECONDS
 from agent.selection import ALL
@@ -50,7 +51,7 @@ def read_until_known(machine: Machine) -> dict[str, Any]:
 def test_inventory_and_sample_come_as_the_driver_tells_them(machine: Machine) -> None:
     reading = machine.read()
     assert reading["driver_version"] == "550.54.15"
-    assert reading["note"] == ""
+    assert (reading["note"], reading["renumbered"]) == ("", False)
     assert [g["index"] for g in reading["gpus"]] == [0, 1, 2]
     assert reading["gpus"][1] == {
         "index": 1,
@@ -59,6 +60,9 @@ def test_inventory_and_sample_come_as_the_driver_tells_them(machine: Machine) ->
         "memory_total_bytes": 80 * GIB,
         "health": "ok",
         "health_text": "",
+        "foreign": None,
+        "fault": 0,
+        "pardoned": 0,
     }
     assert reading["samples"][1] == {
         "index": 1,
@@ -66,6 +70,16 @@ def test_inventory_and_sample_come_as_the_driver_tells_them(machine: Machine) ->
         "utilization_percent": 41,
         "temperature_c": 51,
         "power_w": 300.5,
+        "clock_mhz": 1_755,
+        "memory_clock_mhz": 2_619,
+        "throttled": [],
+        "ecc_corrected": 0,
+        "ecc_uncorrected": 0,
+        "rows_remapped": 0,
+        "remap_pending": False,
+        "remap_failed": False,
+        "xid": None,
+        "processes": [],
     }
 
 
@@ -84,17 +98,12 @@ def test_samples_follow_the_machine_while_it_runs(machine: Machine) -> None:
 
 
 def test_unsupported_fields_are_none_and_zero_stays_zero(machine: Machine) -> None:
-    machine.has([gpu(0, util=None, temp=None, power=None, total=None), gpu(1, util=0, used=0, power=0)])
+    told = ("util", "temp", "power", "total", "sm", "mem", "throttle", "ecc_c", "ecc_u", "remap", "pids", "drawing")
+    machine.has([gpu(0, **dict.fromkeys(told)), gpu(1, util=0, used=0, power=0)])
     reading = machine.read()
     assert health(reading) == ["ok", "ok"]
     assert reading["gpus"][0]["memory_total_bytes"] is None
-    assert reading["samples"][0] == {
-        "index": 0,
-        "memory_used_bytes": None,
-        "utilization_percent": None,
-        "temperature_c": None,
-        "power_w": None,
-    }
+    assert {k: v for k, v in reading["samples"][0].items() if v is not None} == {"index": 0, "processes": []}
     assert reading["samples"][1]["utilization_percent"] == 0
     assert reading["samples"][1]["power_w"] == 0.0
 
@@ -134,7 +143,12 @@ def test_lost_device_that_came_back_is_seen_by_the_next_session(machine: Machine
     assert health(machine.read(now=5)) == ["ok", "quarantined", "ok"]
     machine.has([gpu(0), gpu(1), gpu(2)])
     assert health(machine.read(now=10)) == ["ok", "quarantined", "ok"]  # as the driver still says in this session
-    assert health(machine.read(now=REPROBE_SECONDS)) == ["ok", "ok", "ok"]
+    assert health(machine.read(now=5 + REPROBE_SECONDS)) == [
+        "ok",
+        "quarantined",
+        "ok",
+    ]  # it answers; once lost, it is watched
+    assert health(machine.read(now=5 + PROBE_SECONDS)) == ["ok", "ok", "ok"]
 
 
 def test_device_the_driver_no_longer_lists_keeps_its_index_and_moves_no_other(machine: Machine) -> None:
@@ -148,6 +162,7 @@ def test_device_the_driver_no_longer_lists_keeps_its_index_and_moves_no_other(ma
         (1, "GPU-00000001", "quarantined"),
         (2, "GPU-00000002", "ok"),
     ]
+    assert reading["renumbered"]
     assert [s["index"] for s in reading["samples"]] == [0, 1, 2]
     assert reading["samples"][2]["utilization_percent"] == 42
 
@@ -199,14 +214,16 @@ def test_gpus_known_from_before_the_agents_start_are_unknown_while_the_driver_fa
         assert health(machine.read()) == ["ok"]
 
 
-def test_hanging_driver_is_unknown_within_the_deadline_without_piling_up_threads_and_recovers(machine: Machine) -> None:
+def test_hanging_driver_is_unknown_within_the_deadline_without_piling_up_processes_and_recovers(
+    machine: Machine,
+) -> None:
     machine.read()
     machine.has([gpu(0), gpu(1), gpu(2)], also="hang")
     for _ in range(5):
         reading = machine.read()
         assert health(reading) == ["unknown"] * 3
         assert texts(reading) == [SILENT] * 3
-        assert reading["threads"] == 2
+        assert len(reading["children"]) == 1
     machine.has([gpu(0, util=7), gpu(1), gpu(2)])
     reading = read_until_known(machine)
     assert health(reading) == ["ok"] * 3
@@ -230,7 +247,7 @@ def test_reader_with_a_hanging_driver_still_ends(library: Path, tmp_path: Path) 
         machine.read()
         said, _ = machine.process.communicate(timeout=20)
         assert machine.process.returncode == 0
-        assert '"threads": 2' in said
+        assert '"children": []' in said
         machine.ended = True
 
 
@@ -248,6 +265,77 @@ def test_broken_library_is_a_failing_driver_not_a_machine_without_gpus(tmp_path:
         reading = machine.read()
     assert health(reading) == ["unknown"]
     assert reading["note"].startswith("libnvidia-ml.so.1 cannot be loaded:")
+
+
+def test_a_fatal_xid_quarantines_that_gpu_alone_and_names_who_is_ended(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(0), gpu(1), gpu(2)], also="xid 1|GPU-00000001|79")
+    reading = machine.read(now=5)
+    assert health(reading) == ["ok", "quarantined", "ok"]
+    assert texts(reading)[1] == "Xid 79: the GPU has fallen off the bus"
+    assert reading["fatal"] == {"1": "Xid 79: the GPU has fallen off the bus"}
+    assert reading["samples"][1]["xid"] == 79
+    assert reading["gpus"][1]["fault"] == 1
+    assert health(machine.read(now=4 + PROBE_SECONDS)) == ["ok", "quarantined", "ok"]
+    assert health(machine.read(now=5 + PROBE_SECONDS)) == ["ok", "ok", "ok"]
+
+
+def test_an_xid_of_the_application_is_told_and_no_fault(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(0), gpu(1), gpu(2)], also="xid 1|GPU-00000000|31")
+    reading = machine.read()
+    assert (health(reading), reading["samples"][0]["xid"]) == (["ok"] * 3, 31)
+
+
+def test_uncorrectable_memory_errors_and_what_slows_a_gpu_are_read(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(0, ecc_u=1, ecc_c=9, remap="1,2,1,0", throttle=0x48), gpu(1), gpu(2)])
+    reading = machine.read()
+    sample = reading["samples"][0]
+    assert (sample["ecc_corrected"], sample["ecc_uncorrected"], sample["rows_remapped"]) == (9, 1, 3)
+    assert (sample["remap_pending"], sample["remap_failed"]) == (True, False)
+    assert sample["throttled"] == ["hardware slowdown", "heat (hardware)"]
+    assert texts(reading)[0] == "1 uncorrectable memory error"
+    assert reading["fatal"] == {"0": "1 uncorrectable memory error"}
+
+
+def test_an_admin_brings_a_gpu_back_and_the_next_agent_knows_of_it(library: Path, tmp_path: Path) -> None:
+    with Machine(library, tmp_path) as machine:
+        machine.read()
+        machine.has([gpu(0), gpu(1), gpu(2)], also="xid 1|GPU-00000001|79")
+        assert health(machine.read()) == ["ok", "quarantined", "ok"]
+        remembered = machine.remembered()
+    with Machine(library, tmp_path, known=remembered.known, faults=remembered.faults) as machine:
+        assert health(machine.read()) == ["ok", "quarantined", "ok"]
+        machine.pardon("GPU-00000001", 7)  # no fault it ever had
+        assert health(machine.read()) == ["ok", "quarantined", "ok"]
+        machine.pardon("GPU-00000001", 1)
+        assert health(machine.read()) == ["ok", "ok", "ok"]
+
+
+def test_a_gpu_missing_since_the_machine_restarted_is_shown_until_an_admin_says_so(
+    library: Path, tmp_path: Path
+) -> None:
+    before = [Gpu(i, f"GPU-0000000{i}", "NVIDIA H100 80GB HBM3", 80 * GIB) for i in range(4)]
+    with Machine(library, tmp_path, before=before) as machine:
+        reading = machine.read()
+        assert health(reading) == ["ok", "ok", "ok", "quarantined"]
+        assert texts(reading)[3] == "it was here before the machine restarted, as GPU 3"
+        assert reading["fatal"] == {}
+        assert health(machine.read()) == health(reading)
+        machine.pardon("GPU-00000003", 1)
+        assert health(machine.read()) == ["ok", "ok", "ok"]
+
+
+def test_a_crash_in_the_library_is_the_drivers_trouble_and_not_the_agents(machine: Machine) -> None:
+    machine.read()
+    machine.has([gpu(0), gpu(1), gpu(2)], also="crash")
+    reading = machine.read()
+    assert health(reading) == ["unknown"] * 3
+    assert reading["note"] == "the process that asks the NVIDIA driver died (signal 6)"
+    assert reading["children"] == []
+    machine.has([gpu(0), gpu(1), gpu(2)])
+    assert health(machine.read()) == ["unknown"] * 3  # it is not started again at once
 
 
 @pytest.mark.gpu

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent import nvidia_smi
-from agent.gpus import SMI_SECONDS, RealGpus
+from agent.driver_child import SMI_SECONDS
+from agent.gpus import RealGpus, Remembered
 from agent.nvml import DriverFailing
 from agent.selection import ALL
 from gpuq.model import Gpu, GpuHealth
@@ -21,7 +22,7 @@ except OSError:
 else:
     pytest.skip("this machine has the driver's library", allow_module_level=True)
 
-H100 = "GPU-1, NVIDIA H100 80GB HBM3, 81559, 1024, 55, 61, 345.10, 550.54.15"
+H100 = "GPU-1, NVIDIA H100 80GB HBM3, 81559, 1024, 55, 61, 345.10, 550.54.15, 1755, 2619, 3, 0"
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_machine_without_library_and_tool_has_no_gpus(tool: Path) -> None:
 
 
 def test_gpus_known_before_are_unknown_when_the_library_is_gone(tool: Path) -> None:
-    source = RealGpus(ALL, known=[Gpu(0, "GPU-1", "x", 1)])
+    source = RealGpus(ALL, Remembered(known=(Gpu(0, "GPU-1", "x", 1),)))
     reading = source.read(0, {})
     source.close()
     assert not tool.exists()
@@ -65,6 +66,8 @@ def test_tool_is_asked_where_the_library_is_missing_but_rarely(tool: Path) -> No
     sample = reading.samples[0]
     assert (sample.memory_used_bytes, sample.utilization_percent) == (1 << 30, 55)
     assert (sample.temperature_c, sample.power_w) == (61, 345.1)
+    assert (sample.clock_mhz, sample.memory_clock_mhz) == (1755, 2619)
+    assert (sample.ecc_corrected, sample.ecc_uncorrected) == (3, 0)
     says(tool, "NVIDIA-SMI has failed because it could not communicate with the driver.", status=9)
     assert source.read(SMI_SECONDS - 1, {}) == reading
     failing = source.read(SMI_SECONDS, {})
@@ -76,7 +79,8 @@ def test_tool_is_asked_where_the_library_is_missing_but_rarely(tool: Path) -> No
 
 
 def test_fields_the_tool_does_not_know_are_none() -> None:
-    (device,) = nvidia_smi.parse("0, GPU-1, Orin, [N/A], [Not Supported], [N/A], ERR!, [Unknown Error], 540.2").devices
+    row = "0, GPU-1, Orin, [N/A], [Not Supported], [N/A], ERR!, [Unknown Error], 540.2" + ", [N/A]" * 4
+    (device,) = nvidia_smi.parse(row).devices
     assert device.failure == ""
     assert (device.memory_total_bytes, device.sample.memory_used_bytes) == (None, None)
     assert (device.sample.utilization_percent, device.sample.temperature_c) == (None, None)
@@ -84,7 +88,7 @@ def test_fields_the_tool_does_not_know_are_none() -> None:
 
 
 def test_device_the_tool_calls_lost_is_failing_alone() -> None:
-    lost = ", ".join(["1", *["[GPU is lost]"] * 7, "550.54.15"])
+    lost = ", ".join(["1", *["[GPU is lost]"] * 7, "550.54.15", *["[GPU is lost]"] * 4])
     well, failing = nvidia_smi.parse(f"0, {H100}\n{lost}\n").devices
     assert (well.failure, failing.failure) == ("", "nvidia-smi: GPU is lost")
     assert failing.uuid is None

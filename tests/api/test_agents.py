@@ -167,6 +167,11 @@ def test_a_node_shows_what_its_agent_said(running: Running, agent: Agent) -> Non
         "power_w": None,
         "health": "ok",
         "health_text": "",
+        "foreign": None,
+        "fault": False,
+        **dict.fromkeys(("clock_mhz", "memory_clock_mhz", "throttled", "ecc_corrected", "ecc_uncorrected")),
+        **dict.fromkeys(("rows_remapped", "remap_pending", "remap_failed", "xid")),
+        "processes": [],
         "jobs": [],
     }
 

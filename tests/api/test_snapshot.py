@@ -44,7 +44,11 @@ def test_a_snapshot_has_the_shape_of_the_contract(running: Running, new_node: Ca
     row = items(body["jobs"])[id]
     assert (row["state"], row["reason"]["code"], row["time_limit_seconds"]) == ("QUEUED", "held", 60)
     (node,) = (node for node in body["nodes"] if node["name"] == agent.name)
-    assert node == running.get(f"/nodes/{agent.name}", "ann")
+    whole = running.get(f"/nodes/{agent.name}", "ann")
+    for gpu, in_detail in zip(node["gpus"], whole["gpus"], strict=True):
+        assert gpu.items() <= in_detail.items()
+        assert "processes" not in gpu
+    assert node | {"gpus": []} == whole | {"gpus": []}
     assert body["events"] == running.get("/events", "ann")["items"]
 
 

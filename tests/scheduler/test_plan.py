@@ -85,15 +85,23 @@ def test_an_array_at_its_limit_holds_up_nobody_who_asks_for_the_same() -> None:
     assert started(desk) == [other]
 
 
-@pytest.mark.parametrize("health", [GpuHealth.UNKNOWN, GpuHealth.QUARANTINED])
-def test_a_gpu_that_is_not_well_is_never_granted(health: GpuHealth) -> None:
+@pytest.mark.parametrize(
+    ("health", "said"),
+    [
+        (GpuHealth.UNKNOWN, "1 unknown"),
+        (GpuHealth.QUARANTINED, "1 quarantined"),
+        (GpuHealth.FOREIGN, "1 in use outside of gpuq"),
+    ],
+)
+def test_a_gpu_that_is_not_well_is_never_granted_and_the_reason_says_why(health: GpuHealth, said: str) -> None:
     inventory = an_inventory(gpus=2)
-    sick = replace(inventory, gpus=(replace(inventory.gpus[0], health=health), inventory.gpus[1]))
+    gpu = replace(inventory.gpus[0], health=health, health_text="because")
+    sick = replace(inventory, gpus=(gpu, inventory.gpus[1]))
     desk = Desk(a_node(inventory=sick))
     both, one = desk.submit(gpus=2), desk.submit(gpus=1)
     desk.plan()
     assert where(desk, one) == ("n1", (1,))
-    assert desk.reason(both).text == "waits for 2 more GPUs"  # type: ignore[union-attr]
+    assert desk.reason(both).text == f"waits for 2 more GPUs; {said} (n1 GPU 0: because)"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

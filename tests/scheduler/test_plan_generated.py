@@ -27,7 +27,7 @@ def a_generated_desk(seed: int) -> Desk:
     nodes = []
     for number in range(chance.randint(1, 6)):
         kinds = chance.choices(["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB"], k=chance.choice([0, 2, 4, 8]))
-        health = chance.choices(list(GpuHealth), weights=[8, 1, 1], k=len(kinds))
+        health = chance.choices(list(GpuHealth), weights=[8, 1, 1, 1], k=len(kinds))
         gpus = tuple(
             Gpu(i, f"u{i}", kind, chance.choice([None, (80 if "H100" in kind else 40) << 30]), ok)
             for i, (kind, ok) in enumerate(zip(kinds, health, strict=True))

@@ -25,6 +25,7 @@ class Faults:
     crash_node: float = 0.002
     kill_supervisor: float = 0.004
     partition: float = 0.004
+    gpu: float = 0.01  # of a machine with four
     disk_full: float = 0.01  # a second
 
 

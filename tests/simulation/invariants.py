@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from gpuq.cluster import Cluster
-from gpuq.model import Attempt, EndReason, JobId, OnLost, StopKind
+from gpuq.model import Attempt, EndReason, ExitRecord, JobId, OnLost, StopKind
 from gpuq.scheduler import plan
 from gpuq.states import JobState
+from tests.simulation.machines import Process
 from tests.simulation.world import PATIENCE_SECONDS, TROUBLE_SECONDS, Broken, World, release_held
 
 
@@ -99,6 +101,9 @@ def _ends_are_true(world: World) -> None:  # 4
         recorded = attempt.ranks[0].exit
         if recorded is None:
             raise Broken(f"4: attempt {attempt.uid} has no end on record")
+        if end is not None and process is not None:
+            _is_blamed_rightly(process, recorded)
+            recorded = replace(recorded, gpu_fault="")
         proven = attempt.on_lost is OnLost.FENCE and recorded.reason is EndReason.NODE_LOST  # before anyone could tell
         if end is not None and not proven and recorded != end:
             raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, its process ended as {end}")
@@ -112,6 +117,13 @@ def _ends_are_true(world: World) -> None:  # 4
                 raise Broken(
                     f"4: job {job.id} shows {job.state.value} {job.exit_code}, its attempt ended as {recorded}"
                 )
+
+
+def _is_blamed_rightly(process: Process, recorded: ExitRecord) -> None:
+    if recorded.gpu_fault and not process.faults:
+        raise Broken(f"4: attempt {process.uid} is said to have ended by a fault of a GPU, and there was none")
+    if process.crashed and process.seen and recorded.reason is EndReason.EXITED and not recorded.gpu_fault:
+        raise Broken(f"4: attempt {process.uid} is blamed for what its GPU did")
 
 
 def run(seed: int, world: World | None = None) -> World:

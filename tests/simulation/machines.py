@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from typing import Protocol
 
-from agent.actions import Accept, Action, Bar, Drop, Extend, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, Pardon, RecordEnd, Stop, Sweep
 from agent.directives import Directives
 from agent.holding import Held
 from agent.runs import RunEvent
@@ -16,6 +16,7 @@ from gpuq.model import (
     EndReason,
     ExitRecord,
     Gpu,
+    GpuHealth,
     Inventory,
     JobId,
     NodeName,
@@ -27,6 +28,9 @@ from gpuq.protocol import POLL_SECONDS, RunOrder, SyncReply, SyncRequest
 from tests.simulation.clock import WALL_ZERO, Clock
 
 GPUS = 4
+LOOK_SECONDS = 5.0  # between an agent's looks at its GPUs, at most
+PROBE_SECONDS = 300.0  # until a GPU with a fault is found clean
+XID = "Xid 79"
 
 
 class Uplink(Protocol):
@@ -48,6 +52,13 @@ class Process:
     started_at: float | None = None
     stopping: StopKind | None = None
     exit: ExitRecord | None = None  # on the machine's disk once set
+    crashed: bool = False  # it failed because its GPU did
+    seen: bool = False  # the agent was there to see that
+    faults: int = 0  # that GPUs of its had when it was launched, or since
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        return self.order.ranks[self.order.rank].gpus
 
     @property
     def uid(self) -> AttemptUid:
@@ -76,6 +87,8 @@ class Machine:
         self.processes: dict[AttemptUid, Process] = {}
         self.ended: list[Process] = []  # every process there ever was, for the checks
         self.agent: Agent | None = None
+        self.faults: dict[int, int] = {}  # GPUs that have one, and its number
+        self._faults = 0
         self.start_agent()
 
     @property
@@ -102,11 +115,39 @@ class Machine:
         for process in self.processes.values():
             process.alive = process.supervised = False
         self.boot += 1
+        self.faults.clear()
+
+    # ------------------------------------------------------------ GPUs
+
+    def fail_gpu(self, index: int) -> None:
+        """A fault, of which some programs die at once; the agent sees it when it looks next."""
+        self._faults += 1
+        self.faults[index] = number = self._faults
+        for process in [p for p in self.processes.values() if p.alive and index in p.gpus]:
+            process.faults += 1
+            if process.supervised and not process.stopping and self.clock.chance(0.5):
+                self.clock.after(self.clock.random.uniform(0.0, 1.0), lambda p=process: self._crash(p))  # type: ignore[misc]
+        if self.agent is not None:
+            self.clock.after(self.clock.random.uniform(0.0, LOOK_SECONDS), self.agent.look)
+        self.clock.after(PROBE_SECONDS, lambda: self.mend_gpu(f"{self.name}-gpu{index}", number))
+
+    def mend_gpu(self, uuid: str, number: int) -> None:
+        """A probe found it clean, or an admin said so."""
+        for index in [i for i, n in self.faults.items() if (f"{self.name}-gpu{i}", n) == (uuid, number)]:
+            del self.faults[index]
+        if self.agent is not None:
+            self.agent.look()
+
+    def _crash(self, process: Process) -> None:
+        if process.phase is RankPhase.RUNNING and not process.stopping and process.exit is None:
+            process.crashed = True
+            self._end(process, EndReason.EXITED, 1)
 
     # ------------------------------------------------------------ supervisors
 
     def launch(self, order: RunOrder, deadline: float | None) -> None:
         process = Process(order, self, deadline)
+        process.faults = sum(index in self.faults for index in process.gpus)
         self.processes[order.uid] = process
         random = self.clock.random
         if deadline is not None and self.clock.time >= deadline:
@@ -230,11 +271,27 @@ class Agent:
             epoch=journal.epoch,
             wall=WALL_ZERO + self.clock.time,
         )
-        gpus = tuple(Gpu(i, f"{machine.name}-gpu{i}", "H100", 80 << 30) for i in range(GPUS))
-        self.directives.set_inventory(Inventory(machine.name, gpus, 16, 64 << 30, True, "sim"), "inventory-1")
         self._polls = 0
         self._adopt()
+        self.look()
         self._beat()
+
+    def look(self) -> None:
+        """Reads the GPUs, as the daemon does every few seconds and before it takes an end that may be due to them."""
+        if self.dead:
+            return
+        faults = self.machine.faults
+        well = [Gpu(i, f"{self.machine.name}-gpu{i}", "H100", 80 << 30) for i in range(GPUS)]
+        gpus = tuple(
+            replaced(gpu, health=GpuHealth.QUARANTINED, health_text=XID, fault=faults[gpu.index])
+            if gpu.index in faults
+            else gpu
+            for gpu in well
+        )
+        inventory = Inventory(self.machine.name, gpus, 16, 64 << 30, True, "sim")
+        self.directives.set_inventory(inventory, f"inventory {sorted(faults.items())}")
+        self._act(self.directives.gpus_failed(dict.fromkeys(faults, XID)))
+        self._hurry()
 
     def _adopt(self) -> None:
         """Looks at what it holds as the executor does at its start."""
@@ -259,6 +316,11 @@ class Agent:
 
     def observed(self, event: RunEvent) -> None:
         if not self.dead:
+            process = self.machine.processes.get(event.uid)
+            if event.exit is not None and event.exit.exit_code != 0 and event.exit.stopped is None:
+                self.look()
+                if process is not None:
+                    process.seen = True
             self._act(self.directives.observed(event))
             self._hurry()
 
@@ -315,6 +377,8 @@ class Agent:
                 case RecordEnd(uid, _, end):
                     if uid in journal.held:
                         journal.held[uid] = replaced(journal.held[uid], exit=end)
+                case Pardon(uuid, fault):
+                    machine.mend_gpu(uuid, fault)
                 case Drop(uid, _):
                     journal.held.pop(uid, None)
                     journal.barred.pop(uid, None)

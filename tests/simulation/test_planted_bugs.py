@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -125,8 +125,16 @@ def an_ended_job_forgotten_when_an_earlier_record_of_it_lands(patch: Patch) -> N
     patch.setattr(commit.Commit, "_landed", bug)
 
 
+def a_job_blamed_for_what_its_gpu_did(patch: Patch) -> None:
+    def blind(self: Directives, fatal: Mapping[int, str]) -> list[Action]:
+        del self, fatal
+        return []
+
+    patch.setattr(Directives, "gpus_failed", blind)
+
+
 PLANTED: list[tuple[Callable[[Patch], None], str]] = [
-    (gpu_freed_on_the_cancel_request, "6"),
+    (gpu_freed_on_the_cancel_request, "46"),
     (a_stale_attempts_report_accepted, "46"),
     (an_unacknowledged_exit_record_dropped, "4"),
     (an_older_sync_answer_applied_after_a_newer, "1346"),
@@ -135,6 +143,7 @@ PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (a_run_launched_again_for_a_repeated_order, "1346"),
     (a_fenced_job_requeued_before_its_lease_has_run_out, "36"),
     (an_ended_job_forgotten_when_an_earlier_record_of_it_lands, "2"),
+    (a_job_blamed_for_what_its_gpu_did, "4"),
 ]
 
 

@@ -20,7 +20,7 @@ from gpuq.states import FINAL, JobState
 from gpuq.view import Policy
 from tests.simulation.clock import Clock, Faults, Network
 from tests.simulation.disk import Disk, DiskWriter
-from tests.simulation.machines import Machine, Process
+from tests.simulation.machines import GPUS, Machine, Process
 
 NODES = 5
 TROUBLE_SECONDS = 600.0  # faults happen until here; afterwards everything must come to an end
@@ -232,6 +232,7 @@ class World:
             often(faults.crash_node, lambda m=machine: self._node_dies(m))  # type: ignore[misc]
             often(faults.kill_supervisor, lambda m=machine: self._supervisor_dies(m))  # type: ignore[misc]
             often(faults.partition, lambda m=machine: self._partition(m))  # type: ignore[misc]
+            often(faults.gpu, lambda m=machine: m.fail_gpu(random.randrange(GPUS)))  # type: ignore[misc]
 
     def _fill_disk(self) -> None:
         if self.host.writer is not None:
@@ -269,6 +270,9 @@ class World:
         for machine in self.machines:
             machine.start_agent()
             self.clock.after(0.0, lambda n=machine.name: self._ask(Uncordon(ADMIN, n), lambda _: None))  # type: ignore[misc]
+            for gpu in machine.faults:
+                pardon = Uncordon(ADMIN, machine.name, gpu)
+                self.clock.after(30.0, lambda p=pardon: self._ask(p, lambda _: None))  # type: ignore[misc]
 
     # ------------------------------------------------------------ what really is
 

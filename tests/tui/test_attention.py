@@ -50,6 +50,20 @@ def test_memory_of_nobody_is_foreign_once_it_has_stayed() -> None:
     assert said(store, watch) == []  # it counts from anew
 
 
+def test_foreign_use_is_told_in_its_agents_words_and_at_once_where_a_job_has_the_gpu() -> None:
+    clock, watch = Clock(), Watch()
+    used: dict[str, Any] = {
+        "health": "foreign",
+        "health_text": "in use by bob, pid 42 (python)",
+        "memory_used_bytes": 12 * GIB,
+    }
+    store = store_of(nodes=[node("n1", [gpu(0, **used), gpu(1, **used, jobs=("1",))])], clock=clock)
+    on_a_jobs = "! n1: gpu 1 foreign: in use by bob, pid 42 (python)"
+    assert said(store, watch) == [on_a_jobs]
+    clock.seconds += 20
+    assert sorted(said(store, watch)) == ["! n1: gpu 0 in use by bob, pid 42 (python) (12G): foreign", on_a_jobs]
+
+
 def test_jobs_that_never_fit_or_go_on_failing_are_told() -> None:
     stuck = job("1", "QUEUED", name="big", reason={"code": "too_large", "text": "needs 64 GPUs"})
     again = job("2", name="loop", attempt=4)

@@ -21,6 +21,8 @@ MARKED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("?", {}, {"health": "unknown"}),
     ("?", {}, {"jobs": ["1"], "utilization_percent": None}),
     ("f", {}, {"memory_used_bytes": 2 * GIB}),
+    ("f", {}, {"health": "foreign", "memory_used_bytes": None}),
+    ("8", {}, {"health": "foreign", "jobs": ["1"], "utilization_percent": 100}),
     (".", {}, {"memory_used_bytes": GIB // 2}),
     ("0", {}, {"jobs": ["1"], "utilization_percent": 0}),
     ("1", {}, {"jobs": ["1"], "utilization_percent": 1}),

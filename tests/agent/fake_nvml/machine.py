@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from gpuq.codec import encode
+from agent.faults import Kept
+from agent.gpus import Remembered
+from gpuq.codec import decode, encode
 from gpuq.model import Gpu
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,17 +46,43 @@ def gpu(index: int, **changes: object) -> dict[str, object]:
         "util": 40 + index,
         "temp": 50 + index,
         "power": 300_500,
+        "sm": 1_755,
+        "mem": 2_619,
+        "throttle": 1,
+        "ecc_c": 0,
+        "ecc_u": 0,
+        "remap": "0,0,0,0",
         "pids": "",
+        "drawing": "",
     }
     return {k: v for k, v in {**told, **changes}.items() if v is not None}
+
+
+def write_state(path: Path, gpus: Sequence[dict[str, object]], *, driver: str = "550.54.15", also: str = "") -> None:
+    """The file of FAKE_NVML, in the place of another at once and as a whole; also is of lines."""
+    lines = [f"driver {driver}", *filter(None, [also])]
+    lines += ["gpu " + "|".join(f"{k}={v}" for k, v in told.items()) for told in gpus]
+    draft = path.with_suffix(".draft")
+    draft.write_text("\n".join(lines) + "\n")
+    draft.replace(path)
 
 
 class Machine:
     """State file and reader process. Enter it to start the reader; leaving it closes the reader properly."""
 
-    def __init__(self, library: Path, folder: Path, selection: str = "all", known: Sequence[Gpu] = ()) -> None:
+    def __init__(
+        self,
+        library: Path,
+        folder: Path,
+        selection: str = "all",
+        known: Sequence[Gpu] = (),
+        *,
+        faults: Kept = Kept(),  # noqa: B008 - frozen
+        before: Sequence[Gpu] = (),
+    ) -> None:
         self._state = folder / "nvml.state"
-        self._settings = {"gpus": selection, "deadline": DEADLINE_SECONDS, "known": [encode(g) for g in known]}
+        remembered = encode(Remembered(tuple(known), faults, tuple(before)))
+        self._settings = {"gpus": selection, "deadline": DEADLINE_SECONDS, "remembered": remembered}
         self._environment = {
             **os.environ,
             "LD_LIBRARY_PATH": str(library),
@@ -67,17 +95,19 @@ class Machine:
 
     def has(self, gpus: Sequence[dict[str, object]], *, driver: str = "550.54.15", also: str = "") -> None:
         """Change the machine at once and as a whole, whoever reads it meanwhile."""
-        lines = [f"driver {driver}", *filter(None, [also])]
-        lines += ["gpu " + "|".join(f"{k}={v}" for k, v in told.items()) for told in gpus]
-        draft = self._state.with_suffix(".draft")
-        draft.write_text("\n".join(lines) + "\n")
-        draft.replace(self._state)
+        write_state(self._state, gpus, driver=driver, also=also)
 
     def read(self, now: float = 0.0) -> dict[str, Any]:
         return self._ask({"now": now})
 
     def more(self) -> dict[str, Any]:
         return self._ask({"more": True})
+
+    def pardon(self, uuid: str, number: int) -> None:
+        self._ask({"pardon": [uuid, number]})
+
+    def remembered(self) -> Remembered:
+        return decode(Remembered, self._ask({"remembered": True}))
 
     def __enter__(self) -> Machine:
         self.process = subprocess.Popen(
@@ -103,7 +133,7 @@ class Machine:
             raise
         if kind is None:
             assert self.process.returncode == 0
-            assert json.loads(said)["threads"] == 1, "the reader left its driver thread behind"
+            assert json.loads(said)["children"] == [], "the reader left the process that asks the driver behind"
 
     def _ask(self, order: dict[str, object]) -> dict[str, Any]:
         assert self.process.stdin is not None

@@ -8,8 +8,12 @@
  *     hang                 every call waits until this line is gone
  *     gpu KEY=VALUE|...    one device; the order of lines is the index
  *
- * Keys: uuid name bus total reserved used util temp power (milliwatts) pids (comma list), and fail=CODE for every call
- * on the device. A key left out is not supported; a value '!CODE' makes that call return the error. A device once
+ *     crash                the next call kills the process
+ *     xid NUMBER|UUID|CODE an error event; each number is delivered once to each session that listened before
+ *
+ * Keys: uuid name bus total reserved used util temp power (milliwatts) sm mem (MHz) throttle (mask) ecc_c ecc_u (counts)
+ * remap ("corrected,uncorrected,pending,failed") pids drawing (comma lists of pid or pid:bytes), and fail=CODE for every
+ * call on the device. A key left out is not supported; a value '!CODE' makes that call return the error. A device once
  * seen with fail=15 (lost) stays lost until the library is initialised anew, as the real one does.
  */
 #include <stdio.h>
@@ -23,6 +27,7 @@ enum {
     INVALID_ARGUMENT = 2,
     NOT_SUPPORTED = 3,
     NOT_FOUND = 6,
+    TIMEOUT = 10,
     INSUFFICIENT_SIZE = 7,
     DRIVER_NOT_LOADED = 9,
     GPU_IS_LOST = 15,
@@ -33,11 +38,14 @@ enum {
 };
 
 #define MAX_GPUS 64
+#define MAX_XIDS 32
 
 typedef struct {
     char driver[80];
     int fail, hang, count;
     char gpus[MAX_GPUS][512];
+    int xids;
+    struct { int number, code; char uuid[80]; } xid[MAX_XIDS];
 } State;
 
 typedef struct { unsigned long long total, free, used; } Memory;
@@ -49,8 +57,11 @@ typedef struct {
     unsigned domain, bus, device, device_id, subsystem_id;
     char bus_id[32];
 } Pci;
+typedef struct { void *device; unsigned long long type, data; unsigned gpu_instance, compute_instance; } Event;
 
 static int initialised;
+static int heard;                 /* number of the last Xid that was delivered, or had come before the session listened */
+static int listening[MAX_GPUS];
 static int lost[MAX_GPUS];
 static int handles[MAX_GPUS]; /* a handle is the address of one of these */
 
@@ -66,6 +77,11 @@ static int load(State *state) {
         if (!strncmp(line, "driver ", 7)) snprintf(state->driver, sizeof state->driver, "%.79s", line + 7);
         else if (!strncmp(line, "fail ", 5)) state->fail = atoi(line + 5);
         else if (!strcmp(line, "hang")) state->hang = 1;
+        else if (!strcmp(line, "crash")) abort();
+        else if (state->xids < MAX_XIDS
+                 && sscanf(line, "xid %d|%79[^|]|%d", &state->xid[state->xids].number, state->xid[state->xids].uuid,
+                           &state->xid[state->xids].code) == 3)
+            state->xids++;
         else if (!strncmp(line, "gpu ", 4) && state->count < MAX_GPUS)
             snprintf(state->gpus[state->count++], sizeof state->gpus[0], "%.511s", line + 4);
     }
@@ -137,6 +153,8 @@ int nvmlInitWithFlags(unsigned flags) {
     int code = enter(&state);
     if (code) return code;
     memset(lost, 0, sizeof lost);
+    memset(listening, 0, sizeof listening);
+    for (int i = 0; i < state.xids; i++) heard = state.xid[i].number;
     initialised++;
     return SUCCESS;
 }
@@ -157,6 +175,7 @@ const char *nvmlErrorString(int code) {
     case INVALID_ARGUMENT: return "Invalid Argument";
     case NOT_SUPPORTED: return "Not Supported";
     case NOT_FOUND: return "Not Found";
+    case TIMEOUT: return "Timeout";
     case INSUFFICIENT_SIZE: return "Insufficient Size";
     case DRIVER_NOT_LOADED: return "Driver Not Loaded";
     case GPU_IS_LOST: return "GPU is lost";
@@ -256,17 +275,92 @@ int nvmlDeviceGetPowerUsage(const int *handle, unsigned *out) {
     return code;
 }
 
-/* Every process is said to use 1 GiB. *count is the room there is, and then what is needed. */
-int nvmlDeviceGetComputeRunningProcesses_v3(const int *handle, unsigned *count, Process *out) {
+int nvmlDeviceGetClockInfo(const int *handle, unsigned kind, unsigned *out) {
+    unsigned long long mhz;
+    int code = number_of(handle, kind == 1 ? "sm" : "mem", &mhz);
+    if (!code) *out = (unsigned)mhz;
+    return code;
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(const int *handle, unsigned long long *out) {
+    return number_of(handle, "throttle", out);
+}
+
+int nvmlDeviceGetTotalEccErrors(const int *handle, unsigned kind, unsigned counter, unsigned long long *out) {
+    (void)counter;
+    return number_of(handle, kind ? "ecc_u" : "ecc_c", out);
+}
+
+int nvmlDeviceGetRemappedRows(const int *handle, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
+                              unsigned *failed) {
+    char text[64];
+    int code = text_of(handle, "remap", text, sizeof text);
+    if (code) return code;
+    return sscanf(text, "%u,%u,%u,%u", corrected, uncorrected, pending, failed) == 4 ? SUCCESS : UNKNOWN;
+}
+
+int nvmlEventSetCreate(void **out) {
+    State state;
+    int code = in_session(&state);
+    if (!code) *out = &listening;
+    return code;
+}
+
+int nvmlEventSetFree(void *set) {
+    (void)set;
+    return SUCCESS;
+}
+
+int nvmlDeviceRegisterEvents(const int *handle, unsigned long long types, void *set) {
+    State state;
+    int index, code = device(&state, handle, &index);
+    (void)set;
+    if (!code && types != 8) return INVALID_ARGUMENT; /* only Xids are known here */
+    if (!code) listening[index] = 1;
+    return code;
+}
+
+int nvmlEventSetWait_v2(void *set, Event *out, unsigned milliseconds) {
+    State state;
+    char uuid[80];
+    int code = in_session(&state);
+    (void)set;
+    (void)milliseconds;
+    if (code) return code;
+    for (int i = 0; i < state.xids; i++) {
+        if (state.xid[i].number <= heard) continue;
+        heard = state.xid[i].number;
+        for (int gpu = 0; gpu < state.count; gpu++) {
+            if (!listening[gpu] || value(&state, gpu, "uuid", uuid, sizeof uuid)) continue;
+            if (strcmp(uuid, state.xid[i].uuid)) continue;
+            *out = (Event){&handles[gpu], 8, (unsigned long long)state.xid[i].code, ~0u, ~0u};
+            return SUCCESS;
+        }
+    }
+    return TIMEOUT;
+}
+
+/* A process is said to use 1 GiB unless it is told. *count is the room there is, and then what is needed. */
+static int processes(const int *handle, const char *key, unsigned *count, Process *out) {
     char text[256], *rest = text, *part;
     unsigned room = *count, found = 0;
-    int code = text_of(handle, "pids", text, sizeof text);
+    int code = text_of(handle, key, text, sizeof text);
     if (code) return code;
     while ((part = strsep(&rest, ","))) {
         if (!*part) continue;
-        if (found < room) out[found] = (Process){(unsigned)atoi(part), 1ull << 30, ~0u, ~0u};
+        char *bytes = strchr(part, ':');
+        unsigned long long used = bytes ? strtoull(bytes + 1, NULL, 10) : 1ull << 30;
+        if (found < room) out[found] = (Process){(unsigned)atoi(part), used, ~0u, ~0u};
         found++;
     }
     *count = found;
     return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(const int *handle, unsigned *count, Process *out) {
+    return processes(handle, "pids", count, out);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(const int *handle, unsigned *count, Process *out) {
+    return processes(handle, "drawing", count, out);
 }
