@@ -27,6 +27,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Go:
+    """All ranks of the gang are ready: start the job. Repeated until it is seen running; twice changes nothing."""
+
+    uid: AttemptUid
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class Extend:
     """The run may go on until deadline, on CLOCK_BOOTTIME."""
 
@@ -76,4 +84,4 @@ class Pardon:
     fault: int
 
 
-Action = Accept | Stop | Extend | Bar | Sweep | RecordEnd | Drop | Pardon
+Action = Accept | Stop | Go | Extend | Bar | Sweep | RecordEnd | Drop | Pardon

@@ -17,13 +17,14 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from agent.accounts import LocalAccounts, local_accounts
+from agent.address import own_address
 from agent.claim import claim_real_gpus
 from agent.desk import AgentDesk
 from agent.faults import Kept
@@ -66,6 +67,7 @@ class AgentSettings:
     simulate: str | None = None
     shared_account: bool = False
     root_jobs: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Peer(Protocol):
@@ -96,7 +98,8 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
         accounts = local_accounts(state, settings.shared_account, settings.root_jobs)
         host = read_host_facts()
         source = _gpu_source(settings, state, host.boot_id, stack)
-        monitor = Monitor(source, host, state)
+        way = settings.controller_url
+        monitor = Monitor(source, host, state, labels=settings.labels, address=lambda: own_address(way))
         stack.callback(monitor.close)
         journal = Journal(state / "journal", host.boot_id, time.time())
         stack.callback(journal.close)

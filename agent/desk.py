@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.accounts import LocalAccounts
-from agent.actions import Accept, Action, Bar, Drop, Extend, Pardon, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
 from agent.directives import Directives
 from agent.executor import Executor
 from agent.holding import Held
@@ -142,7 +142,7 @@ class AgentDesk:
                 self.logs.ask_again()
                 self._follow_logs()
             self._tell()
-        return not all(isinstance(action, Extend | Stop | Pardon) for action in actions)
+        return not all(isinstance(action, Extend | Stop | Go | Pardon) for action in actions)
 
     async def _stay_heard(self, reply: SyncReply) -> None:
         known = self._standing.answered(reply, self.directives.incarnation, self.directives.sequence)
@@ -183,7 +183,7 @@ class AgentDesk:
 
     def _on_event(self, event: RunEvent) -> None:
         self._events.append(event)
-        if event.phase is RankPhase.ENDED or event.stopping:
+        if event.phase in (RankPhase.READY, RankPhase.ENDED) or event.stopping:
             self._arrived.set()
         else:
             asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._arrived.set)
@@ -282,6 +282,8 @@ class AgentDesk:
             case Stop(uid, rank, kind, grace_seconds):
                 if not self.executor.stop(uid, rank, kind, grace_seconds):
                     logger.error("run.unstoppable uid=%s rank=%d", uid, rank)
+            case Go(uid, rank):
+                self.executor.go(uid, rank)
             case Extend(uid, rank, deadline):
                 self.executor.extend(uid, rank, deadline)
             case Pardon(uuid, fault):

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from agent.actions import Accept, Action, Bar, Drop, Extend, Pardon, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
 from agent.holding import Entry, Held, Reporter, named
 from agent.runs import RunEvent
 from gpuq.accounts import EVERYONES, Accounts
@@ -180,6 +180,8 @@ class Directives:
         deadline = sent_at + reply.lease_seconds
         for order in reply.run:
             actions += self._run(order, deadline, wall)
+        for uid in reply.go:
+            actions += self._go(uid)
         for uid in reply.extend:
             actions += self._extend(uid, deadline)
         for uid in reply.forget:
@@ -253,6 +255,12 @@ class Directives:
             return []
         return [Stop(entry.uid, entry.rank, entry.stop.kind, entry.stop.grace_seconds)]
 
+    def _go(self, uid: AttemptUid) -> list[Action]:
+        entry = self._entries.get(uid)
+        if entry is None or entry.phase is not RankPhase.READY or entry.stopping:
+            return []
+        return [Go(uid, entry.rank)]
+
     def _extend(self, uid: AttemptUid, deadline: float) -> list[Action]:
         entry = self._entries.get(uid)
         if entry is None or entry.exit is not None or not entry.leased:
@@ -298,7 +306,7 @@ class Directives:
             return []
         entry.changed()
         self._news = True
-        self._urgent |= entry.exit is not None
+        self._urgent |= entry.exit is not None or entry.phase is RankPhase.READY
         return [] if entry.exit is None else [RecordEnd(entry.uid, entry.rank, entry.exit, event.recorded)]
 
     def gpus_failed(self, fatal: Mapping[int, str]) -> list[Action]:

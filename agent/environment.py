@@ -5,9 +5,10 @@ changes (--env, --export), the virtual environment, and last what the job was gr
 CUDA_VISIBLE_DEVICES left in somebody's profile must not send a job to another's GPU.
 
 Of Slurm's variables only those that existing scripts read to find their place: SLURM_JOB_ID (as gpuq writes it, '1042'
-or '1042_7'), SLURM_ARRAY_JOB_ID, SLURM_ARRAY_TASK_ID, SLURM_NNODES, SLURM_NODEID, SLURM_JOB_NODELIST (names joined by
-commas), SLURM_PROCID, SLURM_LOCALID, SLURM_CPUS_PER_TASK, SLURM_SUBMIT_DIR. SLURM_NTASKS is left out on purpose:
-PyTorch Lightning takes it as proof that srun has started one process for each GPU, and would use a single one.
+or '1042_7'), SLURM_ARRAY_JOB_ID, SLURM_ARRAY_TASK_ID, SLURM_NNODES, SLURM_JOB_NUM_NODES, SLURM_NODEID,
+SLURM_JOB_NODELIST (names joined by commas), SLURM_PROCID, SLURM_LOCALID, SLURM_CPUS_PER_TASK, SLURM_SUBMIT_DIR.
+SLURM_NTASKS is left out on purpose: PyTorch Lightning takes it as proof that srun has started one process for each GPU,
+and would use a single one.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def granted(order: RunOrder, cwd: str, by_uuid: bool = False) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": ",".join(order.gpu_uuids) if by_uuid else gpus,
         "SLURM_JOB_ID": job.id,
         "SLURM_NNODES": str(len(order.ranks)),
+        "SLURM_JOB_NUM_NODES": str(len(order.ranks)),
         "SLURM_JOB_NODELIST": nodes,
         "SLURM_NODEID": str(order.rank),
         "SLURM_PROCID": str(order.rank),
@@ -83,10 +85,34 @@ def granted(order: RunOrder, cwd: str, by_uuid: bool = False) -> dict[str, str]:
     }
     if rank.cpus:
         out["SLURM_CPUS_PER_TASK"] = str(rank.cpus)
+    if rank.gpu_share_bytes is not None:
+        out["GPUQ_GPU_SHARE_BYTES"] = str(rank.gpu_share_bytes)
+    if order.port is not None:
+        out |= rendezvous(order)
     if job.index is not None:
         out["GPUQ_ARRAY_JOB_ID"] = out["SLURM_ARRAY_JOB_ID"] = job.array_id
         out["GPUQ_ARRAY_TASK_ID"] = out["SLURM_ARRAY_TASK_ID"] = str(job.index)
     return out
+
+
+def rendezvous(order: RunOrder) -> dict[str, str]:
+    """How the ranks of a gang find each other. torchrun takes its options from PET_*, so it needs none.
+
+    WORLD_SIZE counts processes, one for each GPU, as torch does; RANK is for whoever starts them to say.
+    """
+    each = max(1, len(order.ranks[order.rank].gpus))
+    address, port, nodes, rank = order.address, str(order.port), str(len(order.ranks)), str(order.rank)
+    return {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+        "NODE_RANK": rank,
+        "WORLD_SIZE": str(len(order.ranks) * each),
+        "PET_NNODES": nodes,
+        "PET_NODE_RANK": rank,
+        "PET_NPROC_PER_NODE": str(each),
+        "PET_MASTER_ADDR": address,
+        "PET_MASTER_PORT": port,
+    }
 
 
 def setup_steps(spec: JobSpec) -> tuple[Step, ...]:

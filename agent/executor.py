@@ -128,6 +128,12 @@ class Executor:
         self._tell(run, {"v": 1, "op": "stop", "kind": kind.value, "grace": grace_seconds})
         return True
 
+    def go(self, uid: AttemptUid, rank: int) -> None:
+        """Starts the job of a rank that is ready, as all of its gang are."""
+        run = self._runs.get((uid, rank))
+        if run is not None:
+            self._tell(run, {"v": 1, "op": "go"})
+
     def extend(self, uid: AttemptUid, rank: int, deadline: float) -> bool:
         """Moves the end of a rank's lease to deadline, in seconds of CLOCK_BOOTTIME. False if it is not held here."""
         run = self._runs.get((uid, rank))

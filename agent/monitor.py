@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -65,9 +65,21 @@ def read_host_facts(proc: Path = Path("/proc")) -> HostFacts:
 
 
 class Monitor:
-    """Reads one machine. state_dir is the folder whose file system is reported as the node's disk."""
+    """Reads one machine. state_dir is the folder whose file system is reported as the node's disk.
 
-    def __init__(self, source: GpuSource, host: HostFacts, state_dir: Path, proc: Path = Path("/proc")) -> None:
+    labels are the node's own attributes; address says how others reach it, which may change while it runs.
+    """
+
+    def __init__(
+        self,
+        source: GpuSource,
+        host: HostFacts,
+        state_dir: Path,
+        proc: Path = Path("/proc"),
+        labels: Mapping[str, str] | None = None,
+        address: Callable[[], str] = str,
+    ) -> None:
+        self._labels, self._address = labels or {}, address
         self._source = source
         self._foreign = ForeignUses()
         self.reading = GpuReading((), (), note="the GPUs have not been read yet")
@@ -149,6 +161,8 @@ class Monitor:
             simulated=self._source.simulated,
             agent_version=VERSION,
             driver_version=reading.driver_version,
+            address=self._address(),
+            labels=self._labels,
             gpu_note=reading.note,
             trouble=trouble,
         )

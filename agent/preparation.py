@@ -5,6 +5,8 @@ The account of a job is looked up at the last moment, for each job anew: one tha
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +33,8 @@ class Preparation:
 
         Raises OSError.
         """
+        if order.port is not None and order.rank == 0:
+            _check_free(order.port)
         if not self._accounts.runs_as_agent(order.job.user):
             directory.create(None)
             return None
@@ -75,4 +79,15 @@ class Preparation:
             "setup": setup_steps(spec),
             "time_limit_seconds": order.job.time_limit_seconds,
             "grace_seconds": order.job.grace_seconds,
+            "waits": len(order.ranks) > 1,
         }
+
+
+def _check_free(port: int) -> None:
+    """Raises OSError if another program has the port in which the first rank of a gang is about to listen."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is left of the last listener does not matter
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise OSError(errno.EADDRINUSE, "Address already in use", f"port {port}") from error

@@ -89,6 +89,7 @@ class Supervisor:
         self.time_limit: float | None = launch["time_limit_seconds"]
         self.grace: float = launch["grace_seconds"]
         self.lease: float | None = launch["lease"]
+        self.waits: bool = launch["waits"]  # with the job, until all ranks of its gang are ready
         self.spool = Spool(threaded=self.lease is not None)
         self.spool.open(folder.fd)
 
@@ -183,6 +184,10 @@ class Supervisor:
     def _start_next(self) -> None:
         if self.done:
             return
+        if self.step == len(self.setup) and self.waits:
+            self.phase = "ready"
+            self._announce()
+            return
         if self.step == len(self.setup):
             self._spawn() if self.lease is None and self.account is None else self._fork(self.argv)
             return
@@ -190,6 +195,11 @@ class Supervisor:
         self.spool.note(f"setup {self.step + 1}/{len(self.setup)}: {label}")
         self.dump = os.memfd_create("gpuq-env")
         self._fork(setup_command(line, self.dump))
+
+    def _go(self) -> None:
+        if self.phase == "ready" and self.waits:
+            self.waits = False
+            self._start_next()
 
     def _spawn(self) -> None:
         """Starts the job, without being able to act meanwhile."""
@@ -289,7 +299,7 @@ class Supervisor:
             self._start_next()
         elif self.reason == "exited":
             self.status = status
-        self.done = self.done or self.child == 0
+        self.done = self.done or (self.child == 0 and not self.waits)
         if self.done and not self.end.begun:
             self.limit_at = None
             self.end.settle(_boottime())
@@ -381,6 +391,8 @@ class Supervisor:
             return self._state()
         if op == "stop":
             self._stop(asked["kind"], asked["grace"])
+        elif op == "go":
+            self._go()
         elif op == "extend" and self.lease is not None:
             self.lease = max(self.lease, asked["deadline"])  # a late one must not shorten it, none revives an ended one
         elif op == "forget":

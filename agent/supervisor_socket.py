@@ -2,7 +2,8 @@
 
 It speaks JSON lines. The connection the launcher hands over first carries one line, what to run, and is then like any
 other, watching. Requests are {"v": 1, "op": ...}: `watch` answers with the state now and at each change, `stop` takes
-kind and grace (seconds), `extend` takes deadline (seconds of CLOCK_BOOTTIME), `forget` says that the end is known and
+kind and grace (seconds), `go` starts the job of a rank that is ready, `extend` takes deadline (seconds of
+CLOCK_BOOTTIME), `forget` says that the end is known and
 need not be kept; an unknown op is answered with an error, so older and newer agents can talk to it.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 VERSION = 1
 MAX_CLIENTS = 16
 MAX_LINE = 64 << 10  # requests are a few hundred bytes; a client that sends more is dropped
-_STOP_KINDS = ("cancel", "requeue", "time_limit", "fence", "vanished", "gpu_fault")  # model.StopKind
+_STOP_KINDS = ("cancel", "requeue", "time_limit", "fence", "vanished", "gpu_fault", "sibling")  # model.StopKind
 
 
 Act = Callable[[dict[str, Any]], dict[str, Any]]  # carries out a request that was understood, and gives the answer
@@ -142,7 +143,7 @@ def request(line: bytes) -> dict[str, Any]:
     if op == "extend":
         deadline = finite(asked.get("deadline"))
         return {"error": "extend needs deadline"} if deadline is None else {"op": op, "deadline": deadline}
-    return {"op": op} if op in ("watch", "forget") else {"error": "unknown request"}
+    return {"op": op} if op in ("watch", "go", "forget") else {"error": "unknown request"}
 
 
 def finite(value: object) -> float | None:

@@ -79,7 +79,7 @@ class PutSettings:
 
 @dataclass(frozen=True, slots=True)
 class DropNode:
-    """A node is no longer part of the cluster. No live attempt has a rank there."""
+    """A node is no longer part of the cluster. No rank is left there that has not ended."""
 
     name: NodeName
 

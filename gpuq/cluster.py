@@ -11,14 +11,44 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
+from gpuq import arrays
 from gpuq.changes import Change, DropNode, PutAttempt, PutJob, PutNode, PutSettings, PutToken, PutUser
-from gpuq.model import Attempt, AttemptUid, GpuHealth, Job, JobId, Node, NodeName, Request, User
+from gpuq.model import (
+    Attempt,
+    AttemptUid,
+    GpuHealth,
+    Inventory,
+    Job,
+    JobId,
+    Lane,
+    Node,
+    NodeName,
+    PastRun,
+    Rank,
+    Request,
+    User,
+)
+from gpuq.predict import RunTimes, Usage
 from gpuq.settings import Settings
 from gpuq.states import ACTIVE, FINAL, JobState, NodeState
 
 _Key = tuple[tuple[int, int, int], JobId]
+
+
+class _Free(NamedTuple):
+    """What a node has less what its live attempts hold."""
+
+    gpus: tuple[int, ...]  # healthy, whole
+    shares: Mapping[int, int]  # bytes left on healthy GPUs held by shares only
+    cpus: int
+    memory_bytes: int
+    alone: bool  # held by an attempt for itself
+
+
+_NOTHING = _Free((), MappingProxyType({}), 0, 0, False)
 
 
 class Volatile(Protocol):
@@ -38,6 +68,8 @@ class Snapshot(Protocol):
     def element_counts(self) -> Mapping[JobId, Mapping[JobState, int]]: ...
     @property
     def attempts(self) -> Iterable[Attempt]: ...
+    @property
+    def past(self) -> Iterable[PastRun]: ...
     @property
     def nodes(self) -> Iterable[Node]: ...
     @property
@@ -68,12 +100,17 @@ class Cluster:
         self._attempts: dict[AttemptUid, Attempt] = {}
         self._attempt_of: dict[JobId, AttemptUid] = {}
         self._on_node: dict[NodeName, dict[AttemptUid, None]] = {}
-        self._ready: dict[Request, list[_Key]] = {}
+        self._ready: dict[Request, dict[Lane, list[_Key]]] = {}
         self._timed: dict[JobId, None] = {}
         self._dependents: dict[JobId, dict[JobId, None]] = {}
         self._elements: dict[JobId, dict[JobId, None]] = {}
         self._made: dict[JobId, dict[JobState, int]] = {}  # elements of live arrays by state, ended ones included
-        self._free: dict[NodeName, tuple[tuple[int, ...], int, int]] = {}  # computed on demand, dropped on change
+        self._waiting: dict[Lane, int] = {}
+        self._demand: dict[Request, int] = {}
+        # Learned, not recorded: nothing but the order of the queue and what people are told depends on them.
+        self.run_times = RunTimes()
+        self.usage = Usage()
+        self._free: dict[NodeName, _Free] = {}  # computed on demand, dropped on change
 
     @classmethod
     def load(cls, snapshot: Snapshot, volatile: Volatile) -> Cluster:
@@ -82,6 +119,9 @@ class Cluster:
             cluster._put_node(node)
         for job in snapshot.jobs:
             cluster._put_job(job)
+        for run in snapshot.past:
+            cluster.run_times.remember(run)
+            cluster.usage.remember(run)
         for attempt in snapshot.attempts:
             cluster._put_attempt(attempt)
         cluster._users = {user.name: user for user in snapshot.users}
@@ -101,9 +141,8 @@ class Cluster:
     def _records(self) -> tuple[object, ...]:
         made = {id: {s: n for s, n in counts.items() if n} for id, counts in self._made.items()}
         made = {id: counts for id, counts in made.items() if counts}
-        ready = {request: group for request, group in self._ready.items() if group}
         set_by_admins = self._users, self._tokens, self.settings
-        return self._jobs, self._nodes, self._attempts, made, self.next_number, ready, set_by_admins
+        return self._jobs, self._nodes, self._attempts, made, self.next_number, self._ready, self._demand, set_by_admins
 
     # ------------------------------------------------------------ applying
 
@@ -143,6 +182,7 @@ class Cluster:
             self._index(job)
 
     def _index(self, job: Job) -> None:
+        self._count(job, 1)
         if job.index is not None:
             self._elements.setdefault(job.array_id, {})[job.id] = None
         if job.state is not JobState.QUEUED:
@@ -154,9 +194,19 @@ class Cluster:
         if job.eligible_at is not None or job.scheduling_timeout_seconds is not None:
             self._timed[job.id] = None
         if job.ready:
-            insort(self._ready.setdefault(job.request, []), (job.rank_in_queue, job.id))
+            lane = job.lane
+            insort(self._ready.setdefault(job.request, {}).setdefault(lane, []), (job.rank_in_queue, job.id))
+            self._waiting[lane] = self._waiting.get(lane, 0) + _size(job)
+
+    def _count(self, job: Job, sign: int) -> None:
+        left = self._demand.get(job.request, 0) + sign * _size(job)
+        if left:
+            self._demand[job.request] = left
+        else:
+            self._demand.pop(job.request, None)
 
     def _unindex(self, job: Job) -> None:
+        self._count(job, -1)
         if job.index is not None:
             elements = self._elements[job.array_id]
             del elements[job.id]
@@ -171,9 +221,14 @@ class Cluster:
                 self._dependents.pop(dependency.job, None)
         self._timed.pop(job.id, None)
         if job.ready and (job.array is None or job.array.waiting):
-            group, key = self._ready[job.request], (job.rank_in_queue, job.id)
-            del group[bisect_left(group, key)]
-            if not group:
+            lane = job.lane
+            lanes = self._ready[job.request]
+            members, key = lanes[lane], (job.rank_in_queue, job.id)
+            del members[bisect_left(members, key)]
+            self._waiting[lane] -= _size(job)
+            if not members:
+                del lanes[lane], self._waiting[lane]
+            if not lanes:
                 del self._ready[job.request]
 
     def _put_attempt(self, attempt: Attempt) -> None:
@@ -181,14 +236,27 @@ class Cluster:
         if attempt.live:
             self._attempts[attempt.uid] = attempt
             self._attempt_of[attempt.job] = attempt.uid
+            self._learn_start(attempt)
             for name in names:
                 self._on_node.setdefault(name, {})[attempt.uid] = None
         elif self._attempts.pop(attempt.uid, None) is not None:
             del self._attempt_of[attempt.job]
+            self._learn_end(attempt)
             for name in names:
                 del self._on_node[name][attempt.uid]
         for name in names:
             self._free.pop(name, None)
+
+    def _learn_start(self, attempt: Attempt) -> None:
+        job = self._jobs.get(attempt.job)
+        if job is not None:
+            self.run_times.started(attempt.uid, job, attempt.granted_at)
+            self.usage.started(attempt.uid, job, attempt.granted_at)
+
+    def _learn_end(self, attempt: Attempt) -> None:
+        assert attempt.ended_at is not None
+        self.run_times.ended(attempt.uid, attempt.ended_at, attempt.whole)
+        self.usage.ended(attempt.uid, attempt.ended_at)
 
     def _put_node(self, node: Node) -> None:
         self._nodes[node.name] = node
@@ -196,7 +264,6 @@ class Cluster:
 
     def _drop_node(self, name: NodeName) -> None:
         self._nodes.pop(name, None)
-        self._on_node.pop(name, None)
         self._free.pop(name, None)
 
     def _put_token(self, token: PutToken) -> None:
@@ -270,55 +337,74 @@ class Cluster:
     def dependents(self, id: JobId) -> Iterable[Job]:
         return [self._jobs[waiting] for waiting in self._dependents.get(id, ())]
 
-    def ready(self) -> Mapping[Request, Iterable[Job]]:
-        return _Groups(self._ready, self._jobs)
+    def ready(self) -> Mapping[Request, Iterable[tuple[Lane, Iterable[Job]]]]:
+        return {request: _Lanes(lanes, self._jobs) for request, lanes in self._ready.items()}
+
+    def waiting(self) -> Mapping[Lane, int]:
+        return self._waiting
 
     def timed(self) -> Iterable[Job]:
         return [self._jobs[id] for id in self._timed]
 
+    def demand(self) -> Mapping[Request, int]:
+        return self._demand
+
     def free_gpus(self, name: NodeName) -> tuple[int, ...]:
-        return self._room(name)[0]
+        return self._room(name).gpus
+
+    def free_shares(self, name: NodeName) -> Mapping[int, int]:
+        return self._room(name).shares
 
     def free_cpus(self, name: NodeName) -> int:
-        return self._room(name)[1]
+        return self._room(name).cpus
 
     def free_memory_bytes(self, name: NodeName) -> int:
-        return self._room(name)[2]
+        return self._room(name).memory_bytes
+
+    def taken_alone(self, name: NodeName) -> bool:
+        return self._room(name).alone
 
     def ranks_on(self, name: NodeName) -> int:
         return len(self._on_node.get(name, ()))
 
-    def _room(self, name: NodeName) -> tuple[tuple[int, ...], int, int]:
-        """(free healthy GPUs, free CPUs, free memory) of a node: what it has less what its live attempts hold."""
+    def _room(self, name: NodeName) -> _Free:
         room = self._free.get(name)
         if room is None:
             node = self._nodes.get(name)
             if node is None or node.inventory is None:
-                return (), 0, 0
-            taken: set[int] = set()
-            cpus, memory = node.inventory.cpus, node.inventory.memory_total_bytes
-            for attempt in self.attempts_on(name):
-                for rank in attempt.ranks:
-                    if rank.node == name:
-                        taken.update(rank.gpus)
-                        cpus -= rank.cpus
-                        memory -= rank.memory_bytes
-            healthy = (gpu.index for gpu in node.inventory.gpus if gpu.health is GpuHealth.OK)
-            room = self._free[name] = (tuple(i for i in healthy if i not in taken), cpus, memory)
+                return _NOTHING
+            held = [rank for attempt in self.attempts_on(name) for rank in attempt.ranks if rank.node == name]
+            room = self._free[name] = _free(node.inventory, held)
         return room
 
 
-class _Groups(Mapping[Request, Iterable[Job]]):
-    """The ready index as jobs, looked up as they are asked for: a plan reads the front of each group only."""
+def _size(job: Job) -> int:
+    """How many jobs a record stands for: an array, for its waiting elements."""
+    return 1 if job.array is None else arrays.count(job.array.waiting)
 
-    def __init__(self, groups: dict[Request, list[_Key]], jobs: dict[JobId, Job]) -> None:
-        self._groups, self._jobs = groups, jobs
 
-    def __getitem__(self, request: Request) -> Iterable[Job]:
-        return (self._jobs[id] for _, id in self._groups[request])
+def _free(inventory: Inventory, held: list[Rank]) -> _Free:
+    whole = {gpu for rank in held if rank.gpu_share_bytes is None for gpu in rank.gpus}
+    used: dict[int, int] = {}
+    for rank in held:
+        if rank.gpu_share_bytes is not None:
+            for gpu in rank.gpus:
+                used[gpu] = used.get(gpu, 0) + rank.gpu_share_bytes
+    healthy = [gpu for gpu in inventory.gpus if gpu.health is GpuHealth.OK and gpu.index not in whole]
+    return _Free(
+        tuple(gpu.index for gpu in healthy if gpu.index not in used),
+        {gpu.index: (gpu.memory_total_bytes or 0) - used[gpu.index] for gpu in healthy if gpu.index in used},
+        inventory.cpus - sum(rank.cpus for rank in held),
+        inventory.memory_total_bytes - sum(rank.memory_bytes for rank in held),
+        any(rank.exclusive for rank in held),
+    )
 
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self._groups)
 
-    def __len__(self) -> int:
-        return len(self._groups)
+class _Lanes:
+    """Lanes with their jobs, looked up as they are asked for: a plan reads the front of each lane only."""
+
+    def __init__(self, lanes: dict[Lane, list[_Key]], jobs: dict[JobId, Job]) -> None:
+        self._lanes, self._jobs = lanes, jobs
+
+    def __iter__(self) -> Iterator[tuple[Lane, Iterable[Job]]]:
+        return ((lane, (self._jobs[id] for _, id in keys)) for lane, keys in self._lanes.items())

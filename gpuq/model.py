@@ -6,6 +6,7 @@ asked for", never zero. Times named *_at are wall seconds since the epoch; deadl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,6 +29,8 @@ class Now(NamedTuple):
 
 
 _AFTER_ALL_ELEMENTS = 2**31
+_BATCH_SECONDS = 3_600  # 600 to 14,400 do about as well on the published traces
+_DIGITS = re.compile(r"\d+")
 
 # ---------------------------------------------------------------- what a job asks for
 
@@ -45,6 +48,9 @@ class Request:
     only_nodes: tuple[NodeName, ...] = ()  # sorted; empty means any
     not_nodes: tuple[NodeName, ...] = ()  # sorted
     account: str = ""  # that of its user, in which it runs unless a node has but one for all; see accounts.py
+    gpu_share_bytes: int | None = None  # this much memory of each GPU, beside other such jobs; None: whole GPUs
+    constraint: str = ""  # on the attributes of its nodes, in normal form: see constraint.py; empty allows any
+    exclusive: bool = False  # no other job on its nodes while it runs
 
     @property
     def gpus(self) -> int:
@@ -95,6 +101,10 @@ class CauseCode(str, Enum):
     NEVER_STARTED = "never_started"  # an attempt the agent did not start, and has barred for good
 
 
+# Ends that say nothing of how long the work takes: it goes on in another attempt, or did not begin.
+GIVEN_UP = frozenset({CauseCode.NODE_LOST, CauseCode.SUPERVISOR_LOST, CauseCode.REQUEUED, CauseCode.NEVER_STARTED})
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     code: CauseCode
@@ -111,6 +121,36 @@ class IndexRange:
 
     def __len__(self) -> int:
         return (self.last - self.start) // self.step + 1 if self.last >= self.start else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Whose jobs resemble each other in how long they run: what run times are predicted by."""
+
+    user: str
+    name: str  # digits as '#': run-17 and run-18 are the same work
+    gpus: int
+
+
+def kind_of(user: str, name: str, request: Request) -> Kind:
+    return Kind(user, _DIGITS.sub("#", name), request.gpus)
+
+
+def batch_of(submitted_at: float) -> int:
+    """Which jobs were submitted at about the same time."""
+    return int(submitted_at // _BATCH_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Waiting jobs that are alike to the planner. They start in the order of `rank_in_queue`."""
+
+    request: Request
+    queue: str
+    priority: int
+    kind: Kind
+    batch: int  # of about the same time: a sweep's jobs resemble each other more than last month's of the same name
+    time_limit_seconds: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +218,19 @@ class Job:
         return (-self.priority, self.number, _AFTER_ALL_ELEMENTS if self.index is None else self.index)
 
     @property
+    def kind(self) -> Kind:
+        return kind_of(self.user, self.name, self.request)
+
+    @property
+    def batch(self) -> int:
+        return batch_of(self.submitted_at)
+
+    @property
+    def lane(self) -> Lane:
+        """Whom this job waits with."""
+        return Lane(self.request, self.queue, self.priority, self.kind, self.batch, self.time_limit_seconds)
+
+    @property
     def ready(self) -> bool:
         """Whether only resources stand between this job and a start."""
         return self.state is JobState.QUEUED and not (self.held_by or self.waits_for or self.eligible_at is not None)
@@ -211,6 +264,7 @@ class StopKind(str, Enum):
     FENCE = "fence"  # only ever decided by a supervisor, whose lease ended
     GPU_FAULT = "gpu_fault"  # only ever decided by an agent, one of whose GPUs failed under it
     VANISHED = "vanished"  # the agent no longer knows an attempt it had accepted
+    SIBLING = "sibling"  # another rank of the gang failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +315,7 @@ class RankPhase(str, Enum):
 
     ORDERED = "ordered"
     ACCEPTED = "accepted"
+    READY = "ready"  # of a gang: all is set up, and it waits for the others
     RUNNING = "running"
     ENDED = "ended"
 
@@ -273,6 +328,8 @@ class Rank:
     gpus: tuple[int, ...]  # indices on the node, ascending
     cpus: int
     memory_bytes: int
+    gpu_share_bytes: int | None = None  # of the memory of each of its GPUs; None: the GPUs are its alone
+    exclusive: bool = False  # the node is its alone
     phase: RankPhase = RankPhase.ORDERED
     started_at: float | None = None
     exit: ExitRecord | None = None
@@ -288,6 +345,7 @@ class Attempt:
     ranks: tuple[Rank, ...]  # in rank order
     granted_at: float
     on_lost: OnLost
+    port: int | None = None  # on the first rank's node, for the ranks to find each other; None: it has but one
     stop: Stop | None = None
     lost_since: float | None = None
     ended_at: float | None = None
@@ -296,6 +354,27 @@ class Attempt:
     @property
     def live(self) -> bool:
         return self.ended_at is None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the work came to an end of its own, and was not given up to be done by another attempt."""
+        return self.cause is None or self.cause.code not in GIVEN_UP
+
+    @property
+    def may_go(self) -> bool:
+        """Whether all ranks have come as far as they may without each other."""
+        return all(rank.phase is not RankPhase.ORDERED and rank.phase is not RankPhase.ACCEPTED for rank in self.ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """An attempt that has ended, as far as the next ones can be judged by it. whole: it was not given up."""
+
+    kind: Kind
+    batch: int
+    granted_at: float
+    ended_at: float
+    whole: bool
 
 
 # ---------------------------------------------------------------- nodes
@@ -338,6 +417,8 @@ class Inventory:
     simulated: bool
     agent_version: str
     driver_version: str | None = None
+    address: str = ""  # where the node's jobs can be reached by those of other nodes; empty: by its host name
+    labels: Mapping[str, str] = field(default_factory=dict)  # of `agent --label`; without a value the empty text
     gpu_note: str = ""  # why there are no GPUs, or why they are unknown, for people
     trouble: str = ""  # what a self-check of the node found: no new work while it lasts
     accounts: Accounts = EVERYONES
@@ -407,28 +488,3 @@ class User:
     def capped(self, role: str) -> str:
         """What a token of this role may do, as a token of this user's."""
         return min(role, self.role, key=ROLES.index)
-
-
-# ---------------------------------------------------------------- why a job waits
-
-
-class WaitCode(str, Enum):
-    HELD = "held"
-    DEPENDENCY = "dependency"
-    BEGIN = "begin"
-    BACKOFF = "backoff"
-    NO_NODES = "no_nodes"
-    ACCOUNT = "account"  # no node present runs jobs of its user
-    TOO_LARGE = "too_large"  # no node present could ever meet it
-    RESOURCES = "resources"
-    BEHIND = "behind"
-    ARRAY_LIMIT = "array_limit"
-    PLACING = "placing"  # it fits now and starts with the next plan
-
-
-@dataclass(frozen=True, slots=True)
-class WaitReason:
-    """Why a queued job waits, from the same checks that place jobs."""
-
-    code: WaitCode
-    text: str

@@ -78,6 +78,9 @@ class Submission:
     gpus_per_node: int | None = None
     gpu_type: str | None = None
     gpu_memory_bytes: int | None = None
+    shared: bool = False  # of each GPU gpu_memory_bytes, beside other such jobs
+    constraint: str = ""
+    exclusive: bool = False
     cpus: int = 0
     memory_bytes: int = 0
     only_nodes: tuple[NodeName, ...] = ()
@@ -111,6 +114,8 @@ class RunOrder:
     ranks: tuple[Rank, ...]
     gpu_uuids: tuple[str, ...] = ()
     granted_at: float = 0.0
+    port: int | None = None  # leased on the first rank's node; a gang's ranks find each other by it
+    address: str = ""  # of the first rank's node
     seal: str = ""
 
 
@@ -194,6 +199,7 @@ class SyncReply:
     superseded: bool = False
     known_incarnation: int = 0
     pardon: tuple[GpuPardon, ...] = ()
+    go: tuple[AttemptUid, ...] = ()  # all ranks of the gang are ready: start the job
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,19 @@ class ClusterSettings:
         default=0,
         metadata=_about(Number(-MOST), "of a job that asks for none; more than this only an admin may ask for"),
     )
+    predict_run_times: bool = field(
+        default=True,
+        metadata=_about(
+            Flag(), "whether run times learned from this cluster's jobs decide on the order of the queue and its gaps"
+        ),
+    )
+    max_bypass: int = field(
+        default=DAY,
+        metadata=_about(
+            Duration(1, 366 * DAY),
+            "how long jobs without a time limit may fill room kept for another, beside the time to work off the queue",
+        ),
+    )
     keep_history: int | None = field(
         default=None,
         metadata=_about(Duration(DAY), "how long ended jobs and events are kept; not set: for ever", acts=False),
@@ -176,14 +189,12 @@ class Queue:
     max_time: int | None = field(default=None, metadata=_about(Duration(), "longest time limit a job may have"))
     max_gpus_per_job: int | None = field(default=None, metadata=_about(Number(), "most GPUs one job may ask for"))
     max_jobs_per_user: int | None = field(
-        default=None, metadata=_about(Number(), "most jobs of one user that run at once", acts=False)
+        default=None, metadata=_about(Number(), "most jobs of one user that run at once")
     )
     max_gpus_per_user: int | None = field(
-        default=None, metadata=_about(Number(), "most GPUs one user may hold at once", acts=False)
+        default=None, metadata=_about(Number(), "most GPUs one user may hold at once")
     )
-    priority: int = field(
-        default=0, metadata=_about(Number(-MOST), "jobs of a queue with a higher one come first", acts=False)
-    )
+    priority: int = field(default=0, metadata=_about(Number(-MOST), "jobs of a queue with a higher one come first"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +202,8 @@ class Quota:
     """What one user may have, over all queues."""
 
     user: str
-    jobs: int | None = field(default=None, metadata=_about(Number(), "most jobs that run at once", acts=False))
-    gpus: int | None = field(default=None, metadata=_about(Number(), "most GPUs held at once", acts=False))
+    jobs: int | None = field(default=None, metadata=_about(Number(), "most jobs that run at once"))
+    gpus: int | None = field(default=None, metadata=_about(Number(), "most GPUs held at once"))
     gpu_hours: int | None = field(default=None, metadata=_about(Number(), "most GPU-hours in any 30 days", acts=False))
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gpuq.changes import PutToken
-from gpuq.model import Attempt, AttemptUid, Job, JobId, Node, NodeName, Rank, Request, User
+from gpuq.model import Attempt, AttemptUid, Job, JobId, Lane, Node, NodeName, Rank, Request, User
+from gpuq.predict import RunTimes, Usage
 from gpuq.settings import Settings
 from gpuq.states import JobState, NodeState
 
@@ -42,6 +43,10 @@ class ClusterView(Protocol):
     def attempt(self, uid: AttemptUid) -> Attempt | None:
         """A live attempt, else None."""
 
+    @property
+    def attempts(self) -> Mapping[AttemptUid, Attempt]:
+        """Live attempts."""
+
     def attempt_of(self, id: JobId) -> Attempt | None:
         """The live attempt of a job, else None."""
 
@@ -60,11 +65,14 @@ class ClusterView(Protocol):
     def dependents(self, id: JobId) -> Iterable[Job]:
         """Queued jobs that wait for this one."""
 
-    def ready(self) -> Mapping[Request, Iterable[Job]]:
-        """Jobs that wait for resources only, grouped by what they ask for, each group in queue order.
+    def ready(self) -> Mapping[Request, Iterable[tuple[Lane, Iterable[Job]]]]:
+        """Jobs that wait for resources only, by what they ask for and by lane, each lane in queue order.
 
-        An array with waiting indices stands in its group once, for all of them.
+        An array with waiting indices stands in its lane once, for all of them.
         """
+
+    def waiting(self) -> Mapping[Lane, int]:
+        """How many jobs `ready` has in each lane; an array counts its waiting elements."""
 
     def timed(self) -> Iterable[Job]:
         """Queued jobs with a begin time, back-off or scheduling timeout."""
@@ -72,12 +80,29 @@ class ClusterView(Protocol):
     def free_gpus(self, name: NodeName) -> tuple[int, ...]:
         """Indices of healthy GPUs no live attempt holds, ascending."""
 
+    def free_shares(self, name: NodeName) -> Mapping[int, int]:
+        """Bytes left on healthy GPUs that are held by shares only, by index. A GPU is held whole or by shares."""
+
     def free_cpus(self, name: NodeName) -> int: ...
 
     def free_memory_bytes(self, name: NodeName) -> int: ...
 
     def ranks_on(self, name: NodeName) -> int:
         """Live attempts with a rank on the node."""
+
+    def taken_alone(self, name: NodeName) -> bool:
+        """Whether a live attempt holds the node for itself."""
+
+    @property
+    def run_times(self) -> RunTimes:
+        """How long jobs are expected to run, from what has run here."""
+
+    @property
+    def usage(self) -> Usage:
+        """Who has used how many GPU-seconds lately."""
+
+    def demand(self) -> Mapping[Request, int]:
+        """How many jobs that have not ended ask for what; an array counts its waiting elements."""
 
     def running_elements(self, id: JobId) -> int:
         """Elements of an array with a live attempt."""
@@ -97,10 +122,20 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """Room that is kept for a job from `at` on, in wall seconds. bounded: time limits alone say so."""
+
+    job: JobId
+    at: float
+    bounded: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start now, in order. Everything not placed waits; `explain` says why."""
+    """What to start now, in order, and for whom room is kept. Everything not placed waits; `explain` says why."""
 
     placements: tuple[Placement, ...] = ()
+    reserved: tuple[Reserved, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

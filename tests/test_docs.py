@@ -32,8 +32,8 @@ from gpuq.model import (
     Rank,
     Request,
     StopKind,
-    WaitCode,
 )
+from gpuq.reasons import WaitCode
 from gpuq.settings import ClusterSettings, Queue, Quota, settings_in, toml
 from gpuq.states import TRANSITIONS, JobState, NodeState
 from gpuq.view import Policy
@@ -205,8 +205,8 @@ def test_every_variable_is_documented() -> None:
 
 def test_the_variables_a_job_sees_are_documented() -> None:
     job = Job(JobId("7_1"), 7, 1, "", "", "", 0, Request(), JobState.QUEUED, 0.0, 0.0)
-    rank = Rank(NodeName("n"), (0,), 1, 0)
-    order = protocol.RunOrder(AttemptUid("a"), job, JobSpec(("true",), None, None), 1, 0, (rank,))
+    rank = Rank(NodeName("n"), (0,), 1, 0, gpu_share_bytes=1)
+    order = protocol.RunOrder(AttemptUid("a"), job, JobSpec(("true",), None, None), 1, 0, (rank,), port=29_500)
     assert set(granted(order, "/")) <= first_cells(section(page("settings.md"), "## Variables a job sees"))
 
 

@@ -28,11 +28,14 @@ FLOORS: list[dict[str, Sequence[str]]] = [
                 "arrays",
                 "changes",
                 "codec",
+                "constraint",
                 "document",
                 "errors",
                 "gpu_use",
                 "model",
+                "predict",
                 "protocol",
+                "reasons",
                 "settings",
                 "states",
                 "units",
@@ -50,7 +53,7 @@ FLOORS: list[dict[str, Sequence[str]]] = [
         "config": ["gpuq.config"],
     },
     {"service": ["gpuq.service"]},
-    {"api": ["gpuq.api"]},
+    {"api": ["gpuq.api"], "simulate": ["gpuq.simulate"]},
     {"cli": ["gpuq.cli", "gpuq.__main__"], "tui": ["tui"], "agent": ["agent"], "bench": ["bench"]},
 ]
 

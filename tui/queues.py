@@ -41,6 +41,8 @@ _REASONS = {
     "resources": "resources",
     "behind": "behind others",
     "array_limit": "array limit",
+    "quota": "quota",
+    "reserved": "room kept",
     "placing": "starting",
     "unsaid": "rest of arrays",
 }

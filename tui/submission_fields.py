@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gpuq.arrays import parse_array
+from gpuq.constraint import normal
 from gpuq.errors import InvalidRequest
 from gpuq.model import DependencyKind
 from gpuq.units import parse_begin, parse_duration, parse_size
@@ -62,6 +63,11 @@ def _gpu_memory(text: str, _now: float) -> int:
     if text.isdigit():  # megabytes to some, gigabytes to others
         raise InvalidRequest(f"'{text}' has no unit", f"write {text}G or {text}M")
     return parse_size(text)
+
+
+def _constraint(text: str, _now: float) -> str:
+    normal(text)
+    return text
 
 
 def _array(text: str, _now: float) -> str:
@@ -154,6 +160,16 @@ FIELDS: tuple[Field, ...] = (
     Field("name", "Name", ("-J", "--job-name", "--name"), "that of the program", _text),
     Field("gpu_type", "GPU type", ("--gpu-type",), "any; e.g. A100", _text),
     Field("gpu_memory", "GPU memory", ("--gpu-mem", "--gpu-memory"), "any; e.g. 24G each", _gpu_memory),
+    Field(
+        "shared",
+        "Share GPUs",
+        ("--shared",),
+        "yes: it takes only GPU memory of each, beside others",
+        _chosen,
+        ("no", "yes"),
+        switch=True,
+    ),
+    Field("nodes", "Nodes", ("-N", "--nodes"), "1; e.g. 2: starts on both or not at all", _number(1)),
     Field("cpus", "CPUs", ("-c", "--cpus", "--cpus-per-task"), "none reserved", _number(0)),
     Field("memory", "Memory", ("--mem", "--memory"), "none reserved; e.g. 64G", lambda t, _: parse_size(t)),
     Field("array", "Array", ("-a", "--array"), "one job; e.g. 0-99, or 0-99%8: 8 at once", _array),
@@ -190,6 +206,16 @@ FIELDS: tuple[Field, ...] = (
     Field("setup", "Set-up", ("--setup",), "a shell line run first", _text),
     Field("venv", "Virtualenv", ("--venv",), "a folder", _text),
     Field("conda_env", "Conda", ("--conda-env",), "an environment's name", _text),
+    Field("constraint", "Constraint", ("-C", "--constraint"), "any node; e.g. h100&!rack=7", _constraint),
+    Field(
+        "exclusive",
+        "Exclusive",
+        ("--exclusive",),
+        "yes: no other job on its nodes while it runs",
+        _chosen,
+        ("no", "yes"),
+        switch=True,
+    ),
     Field("max_retries", "Retries", ("--max-retries",), "0", _number(0)),
     Field(
         "requeue",
@@ -236,11 +262,23 @@ def faults(values: Values, now: float, script: bool = False) -> dict[str, str]:
     if not script and not values.get("command", "").strip():
         found["command"] = "nothing to run yet"
     if "gpus" not in found and not is_set(BY_KEY["gpus"], values):
-        for key in ("gpu_type", "gpu_memory"):
+        for key in ("gpu_type", "gpu_memory", "shared"):
             if key not in found and is_set(BY_KEY[key], values):
                 found[key] = "no GPU is asked for: say how many"
     if "gpus" not in found and is_set(BY_KEY["gpus"], values) and is_set(BY_KEY["gpu_type"], values):
         named, asked = _gpus(values["gpus"].strip(), now)[0], values["gpu_type"].strip()
         if named is not None and named.lower() != asked.lower():
             found["gpu_type"] = f"{asked}, but GPUs asks for {named}: one type of GPU a job"
+    if not found and is_set(BY_KEY["gpus"], values):
+        found |= _misfits(values, now)
     return found
+
+
+def _misfits(values: Values, now: float) -> dict[str, str]:
+    """What does not go together, of fields that are right by themselves."""
+    gpus, nodes = _gpus(values["gpus"].strip(), now)[1], values.get("nodes", "").strip() or "1"
+    if gpus % int(nodes):
+        return {"gpus": f"{gpus} GPUs cannot be divided among {nodes} nodes"}
+    if is_set(BY_KEY["shared"], values) and not is_set(BY_KEY["gpu_memory"], values):
+        return {"shared": "say how much of each GPU it takes, as GPU memory"}
+    return {}

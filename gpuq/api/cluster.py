@@ -52,16 +52,17 @@ def _nodes(call: Call) -> dict[str, int]:
 def _gpus(call: Call) -> dict[str, int]:
     view = call.controller.view
     inventories = [node.inventory for node in view.nodes.values() if node.inventory is not None]
-    held = [
-        rank.gpus
+    held = {
+        (name, gpu)
         for name in view.nodes
         for attempt in view.attempts_on(name)
         for rank in attempt.ranks
         if rank.node == name
-    ]
+        for gpu in rank.gpus
+    }
     return {
         "total": sum(len(inventory.gpus) for inventory in inventories),
-        "busy": sum(map(len, held)),
+        "busy": len(held),
         "simulated": sum(len(inventory.gpus) for inventory in inventories if inventory.simulated),
     }
 

@@ -15,10 +15,11 @@ from gpuq.api.answers import answer
 from gpuq.api.calls import By, Call
 from gpuq.api.lookup import attempts_of, find, require, require_owner, shown_state
 from gpuq.api.schemas import JobChanges, Selected, parse, submission
-from gpuq.api.show import JobLens, show_attempt, show_reason
+from gpuq.api.show import JobLens, show_attempt, show_reason, show_start
 from gpuq.errors import InvalidRequest, NotAuthorised, NotFound
 from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Request
 from gpuq.protocol import POLL_SECONDS, Selection
+from gpuq.scheduler import NodeAnswer
 from gpuq.service.commands import Cancel, Hold, Release, Requeue, Submit, Update
 from gpuq.states import JobState
 from gpuq.store import specs as stored_specs
@@ -42,6 +43,8 @@ async def submit(call: By, dry_run: bool = False) -> Response:
             "starts_now": outcome.placement is not None,
             "nodes": [{"node": rank.node, "gpus": list(rank.gpus)} for rank in ranks],
             "reason": show_reason(outcome.reason),
+            "expected_start": show_start(outcome.start),
+            "instead": list(outcome.instead),
         }
     )
 
@@ -76,6 +79,7 @@ async def _detail(call: Call, id: str) -> Response:
     controller = call.controller
     await controller.settled()  # what memory has of its past, the store has too from here on
     sizes = await _log_sizes(call, attempts_of(controller, require(call, id).id))
+    await controller.settled()  # again: an attempt that ended meanwhile would be shown as the store last had it
     job = require(call, id)
     owner = call.owns(job.user)
     lens = JobLens(call)
@@ -163,15 +167,30 @@ async def why(call: By, id: Id) -> Response:
     job = require(call, id)
     lens = JobLens(call)
     state = lens.state(job)
-    nodes = call.controller.why(job) if state is JobState.QUEUED else []
+    queued = state is JobState.QUEUED
     body = {
         "id": job.id,
         "state": state.value,
         "reason": lens.reason(job),
-        "nodes": [{"node": name, "fits": fits, "text": text} for name, fits, text in nodes],
+        "expected_start": lens.expected_start(job),
+        "instead": call.controller.instead(job) if queued and job.ready else [],
+        "nodes": [_node_answer(answer) for answer in (call.controller.why(job) if queued else [])],
     }
     await call.controller.settled()
     return answer(body)
+
+
+def _node_answer(said: NodeAnswer) -> dict[str, Any]:
+    held_by = [
+        {
+            "job": holder.job,
+            "gpus": holder.gpus,
+            "until": None if holder.until is None else format_time(holder.until.until),
+            "by_limit": None if holder.until is None else holder.until.bounded,
+        }
+        for holder in said.holders
+    ]
+    return {"node": said.node, "fits": not said.short, "text": said.short, "held_by": held_by}
 
 
 async def cancel(call: By) -> Response:

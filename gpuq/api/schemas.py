@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from gpuq import protocol
 from gpuq.api.failures import invalid
+from gpuq.constraint import MAX_CONSTRAINT
 from gpuq.errors import InvalidRequest
 from gpuq.model import Dependency, DependencyKind, JobId, OnLost
 from gpuq.protocol import (
@@ -96,6 +97,11 @@ class Submission(_Body):
     gpus_per_node: Count | None = None
     gpu_type: Word | None = Field(None, description="Matched against a GPU's type or name, without regard to case.")
     gpu_memory_bytes: int | None = Field(None, ge=1, le=MAX_MEMORY, description="Least memory of each GPU.")
+    shared: bool = Field(False, description="Take only gpu_memory_bytes of each GPU, beside other jobs that do.")
+    constraint: Annotated[str, StringConstraints(max_length=MAX_CONSTRAINT)] = Field(
+        "", description="Attributes its nodes must have, such as nvlink&!rack=7 or driver>=550."
+    )
+    exclusive: bool = Field(False, description="No other job on its nodes while it runs.")
     cpus: Count = Field(0, description="Per node; 0 reserves none.")
     memory_bytes: int = Field(0, ge=0, le=MAX_MEMORY, description="Per node; 0 reserves none.")
     only_nodes: Nodes = ()

@@ -11,7 +11,10 @@ from gpuq import arrays
 from gpuq.api.calls import Call
 from gpuq.api.lookup import shown_state
 from gpuq.gpu_use import ForeignUse, GpuProcess
-from gpuq.model import Attempt, Cause, Gpu, GpuSample, Job, JobId, Node, NodeName, NodeSample, WaitReason
+from gpuq.model import Attempt, Cause, Gpu, GpuSample, Job, JobId, Node, NodeName, NodeSample
+from gpuq.reasons import WaitReason
+from gpuq.scheduler import Start
+from gpuq.service.execution import telling_rank
 from gpuq.states import FINAL, JobState
 from gpuq.store import attempts as stored_attempts
 from gpuq.store import jobs as stored_jobs
@@ -21,7 +24,11 @@ from gpuq.units import format_time
 
 _LOOKED_UP = {"command": "specs", "cwd": "specs", "nodes": "attempts"}  # what a field costs a look into the store
 
-_ASKED_FOR = {"priority", "time_limit_seconds"}  # fields that only rows have, and only when they are named
+_ASKED_FOR = {
+    "priority",
+    "time_limit_seconds",
+    "expected_start",
+}  # fields that only rows have, and only when they are named
 
 
 class JobLens:
@@ -37,7 +44,8 @@ class JobLens:
         self._commands: Mapping[JobId, tuple[tuple[str, ...], str | None]] = {}
         self._attempts: Mapping[JobId, Attempt] = {}
         self._times: dict[float | None, str | None] = {}
-        self._reason = call.controller.explainer(reasons_age).reason
+        explainer = call.controller.explainer(reasons_age)
+        self._reason, self._start = explainer.reason, explainer.start
         self._reasons: dict[WaitReason | None, dict[str, str] | None] = {}
         # One function for each field, in the order they are shown. What stands on the record is read in C.
         self.getters: dict[str, Callable[[Job], Any]] = {
@@ -61,6 +69,7 @@ class JobLens:
             "elements": self.elements,
             "priority": attrgetter("priority"),
             "time_limit_seconds": attrgetter("time_limit_seconds"),
+            "expected_start": self.expected_start,
         }
 
     def prepare(self, jobs: Sequence[Job], fields: Iterable[str] = _LOOKED_UP) -> None:
@@ -98,6 +107,9 @@ class JobLens:
         except KeyError:
             shown = self._reasons[reason] = show_reason(reason)
             return shown
+
+    def expected_start(self, job: Job) -> dict[str, Any] | None:
+        return show_start(self._start(job) if job.state is JobState.QUEUED else None)
 
     def nodes(self, job: Job) -> list[dict[str, Any]]:
         """Where it runs, or ran last; empty while it waits."""
@@ -149,6 +161,11 @@ def show_reason(reason: WaitReason | None) -> dict[str, str] | None:
     return None if reason is None else {"code": reason.code.value, "text": reason.text}
 
 
+def show_start(start: Start | None) -> dict[str, Any] | None:
+    """by_limits: it is no later than that, for time limits alone say so; else predictions have a part in it."""
+    return None if start is None else {"at": format_time(start.at), "by_limits": start.bounded}
+
+
 def show_cause(cause: Cause | None, owner: bool) -> dict[str, str] | None:
     """The text may quote paths and commands, which only the owner sees; the code says the kind to everyone."""
     if cause is None:
@@ -160,15 +177,29 @@ def show_ranks(attempt: Attempt) -> list[dict[str, Any]]:
     return [{"node": rank.node, "gpus": list(rank.gpus)} for rank in attempt.ranks]
 
 
+def show_rank_ends(attempt: Attempt) -> list[dict[str, Any]]:
+    """How far each rank has come, in rank order; exit code and signal are null until it has ended."""
+    return [
+        {
+            "node": rank.node,
+            "phase": rank.phase.value,
+            "exit_code": None if rank.exit is None else rank.exit.exit_code,
+            "signal": None if rank.exit is None else rank.exit.signal,
+            "stopped": None if rank.exit is None or rank.exit.stopped is None else rank.exit.stopped.value,
+        }
+        for rank in attempt.ranks
+    ]
+
+
 def show_attempt(attempt: Attempt, log_bytes: int | None, owner: bool, now: float) -> dict[str, Any]:
-    """One run of a job; now is wall time. Exit code and signal: of its first failed rank, else of its first."""
-    exits = [rank.exit for rank in attempt.ranks if rank.exit is not None]
-    told = next((exit for exit in exits if exit.exit_code or exit.signal), exits[0] if exits else None)
+    """One run of a job; now is wall time. Exit code and signal are those of the rank that says why it ended."""
+    told = telling_rank(attempt).exit
     started = [rank.started_at for rank in attempt.ranks if rank.started_at is not None]
     return {
         "number": attempt.number,
         "uid": attempt.uid,
         "nodes": show_ranks(attempt),
+        "ranks": show_rank_ends(attempt),
         "granted_at": format_time(attempt.granted_at),
         "started_at": format_time(min(started, default=None)),
         "ended_at": format_time(attempt.ended_at),

@@ -20,6 +20,13 @@ from gpuq.config import host_home
 @click.option("--gpus", metavar="LIST", help="Offer only these GPUs, such as 1-3 or 0,2.")
 @click.option("--home", metavar="DIR", help="Keep its state in DIR/agent, on a local file system.")
 @click.option("--simulate-gpus", metavar="SPEC", help="Offer pretend GPUs, such as 8xH100-80GB.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="K[=V]",
+    help="An attribute for -C to ask for, such as nvlink or rack=7.",
+)
 @click.option("--shared-account", is_flag=True, help="Run everyone's jobs as this account.")
 @click.option("--root-jobs", is_flag=True, help="As root: run root's own jobs too, as root.")
 @SERVICE
@@ -28,6 +35,7 @@ def agent(
     gpus: str | None,
     home: str | None,
     simulate_gpus: str | None,
+    labels: tuple[str, ...],
     shared_account: bool,
     root_jobs: bool,
     service: bool,
@@ -40,6 +48,9 @@ def agent(
     """
     import asyncio
 
+    from gpuq.constraint import label
+
+    attributes = dict(map(label, labels))
     home = host_home(home)
     check_simulated(simulate_gpus, name or "node")
     name, url, token, ca_pem = identity(home, name)
@@ -68,6 +79,7 @@ def agent(
             simulate=simulate_gpus,
             shared_account=shared_account,
             root_jobs=root_jobs,
+            labels=attributes,
         )
         return asyncio.run(run_agent(settings))
 

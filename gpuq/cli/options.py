@@ -42,7 +42,7 @@ _SUBMIT_OPTIONS = [
         type=click.IntRange(min=1),
         default=1,
         metavar="N",
-        help="Nodes the job runs on; in this version 1.",
+        help="Nodes the job runs on, all at once; the command starts on each of them.",
     ),
     _o(
         "-G",
@@ -61,6 +61,14 @@ _SUBMIT_OPTIONS = [
         type=parsed(_parse_gpu_memory),
         metavar="SIZE",
         help="Memory every GPU must have, such as 24G; the unit is needed.",
+    ),
+    _o("--shared", is_flag=True, help="Take only --gpu-mem of each GPU, and leave the rest to other shared jobs."),
+    _o("--exclusive", is_flag=True, help="No other job on its nodes while it runs."),
+    _o(
+        "-C",
+        "--constraint",
+        metavar="LIST",
+        help="Attributes its nodes must have: h100, 'a100|h100', 'nvlink&!rack=7', 'driver>=550'.",
     ),
     _o(
         "-c",

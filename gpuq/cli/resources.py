@@ -32,7 +32,7 @@ def parse_gpus(text: str) -> GpuCount:
     if "," in text:
         raise InvalidRequest(f"'{text}' is a list", "give a number of GPUs; gpuq chooses which ones, or use -w NODE")
     if _FRACTION.fullmatch(text.strip()):
-        raise InvalidRequest(f"'{text}' is not a whole number of GPUs", "a GPU cannot be shared in this version")
+        raise InvalidRequest(f"'{text}' is not a whole number of GPUs", "part of a GPU is -G 1 --shared --gpu-mem 20G")
     if re.fullmatch(_TYPE, text.strip(), re.ASCII):
         raise InvalidRequest(f"'{text}' does not say how many GPUs", f"write for example {text.strip()}:1")
     raise InvalidRequest(f"'{text}' is not a number of GPUs", "write for example 2 or H100:2")

@@ -127,7 +127,9 @@ def given_options(*but: str) -> list[str]:
         name = param.name or ""
         typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if isinstance(param, click.Option) and typed and name in ctx.params and name not in (*but, "service"):
-            words += [param.opts[-1]] if param.is_flag else [param.opts[-1], str(ctx.params[name])]
+            value = ctx.params[name]
+            for one in value if param.multiple else (value,):
+                words += [param.opts[-1]] if param.is_flag else [param.opts[-1], str(one)]
     return words
 
 

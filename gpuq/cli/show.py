@@ -18,6 +18,7 @@ from gpuq.cli.terminal import local_time, now_seconds, say, say_json, seconds_of
 from gpuq.errors import InvalidRequest
 from gpuq.units import format_duration, format_size, format_time, plural
 
+RANK_HEADER = ("RANK", "NODE", "HOW")
 ATTEMPT_HEADER = ("ATTEMPT", "NODES", "GRANTED", "STARTED", "ENDED", "HOW", "LOG")
 
 
@@ -46,6 +47,10 @@ def show(job: str, script: bool, as_json: bool) -> None:
     if found["attempts"]:
         rows = [_attempt_cells(attempt) for attempt in found["attempts"]]
         say("\n" + table(ATTEMPT_HEADER, rows, stdout_width(), cut="NODES", right=("ATTEMPT",)))
+        ranks = found["attempts"][-1].get("ranks", ())
+        if len(ranks) > 1:
+            rows = [(str(number), rank["node"], _rank_end(rank)) for number, rank in enumerate(ranks)]
+            say("\n" + table(RANK_HEADER, rows, stdout_width(), cut="NODE", right=("RANK",)))
 
 
 def _lines(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -118,6 +123,8 @@ def _request(request: dict[str, Any]) -> str:
         traits = [request["gpu_type"]] if request["gpu_type"] else []
         if request["gpu_memory_bytes"]:
             traits.append(f"at least {format_size(request['gpu_memory_bytes'])}")
+        if request.get("gpu_share_bytes"):
+            traits.append(f"{format_size(request['gpu_share_bytes'])} of each, shared")
         count = request["gpus_per_node"]
         kind = f" ({', '.join(traits)})" if traits else ""
         parts.append(f"{count} {plural(count, 'GPU')}{per}{kind}")
@@ -125,6 +132,10 @@ def _request(request: dict[str, Any]) -> str:
         parts.append(f"{request['cpus']} {plural(request['cpus'], 'CPU')}{per}")
     if request["memory_bytes"]:
         parts.append(f"{format_size(request['memory_bytes'])} memory{per}")
+    if request.get("constraint"):
+        parts.append(f"only where {request['constraint']}")
+    if request.get("exclusive"):
+        parts.append("with no other job beside it")
     if request["only_nodes"]:
         parts.append(f"on one of {','.join(request['only_nodes'])}")
     if request["not_nodes"]:
@@ -139,6 +150,18 @@ def _array(array: dict[str, Any]) -> str:
 
 def _places(nodes: list[dict[str, Any]]) -> str:
     return ", ".join(n["node"] + (f" (GPU {','.join(map(str, n['gpus']))})" if n["gpus"] else "") for n in nodes)
+
+
+def _rank_end(rank: dict[str, Any]) -> str:
+    if rank["phase"] != "ended":
+        return str(rank["phase"])
+    how = "never started"
+    if rank["exit_code"] is not None:
+        how = f"exit code {rank['exit_code']}"
+    elif rank["signal"] is not None:
+        how = f"signal {rank['signal']}"
+    why = {"sibling": ", stopped as another failed", "time_limit": ", time limit"}
+    return how + (why.get(rank["stopped"], ", stopped") if rank["stopped"] else "")
 
 
 def _attempt_cells(attempt: dict[str, Any]) -> tuple[str, ...]:

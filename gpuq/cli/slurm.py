@@ -10,8 +10,7 @@ _HINTS = {
         ("-o", "--output", "-e", "--error", "--open-mode"), "gpuq keeps the output of a job, and gpuq logs shows it"
     ),
     **dict.fromkeys(("-i", "--input"), "write the redirection into the job: --wrap 'CMD < FILE'"),
-    **dict.fromkeys(("-C", "--constraint"), f"{_NOT_YET}; choose with --gpu-type, --gpu-mem or -w NODE"),
-    **dict.fromkeys(("--shared", "-s", "--oversubscribe"), f"{_NOT_YET}; a GPU has one job at a time"),
+    **dict.fromkeys(("-s", "--oversubscribe"), "--shared --gpu-mem 20G takes part of a GPU"),
     **dict.fromkeys(("--signal", "--pty"), _NOT_YET),
     **dict.fromkeys(
         ("-n", "--ntasks", "--ntasks-per-node", "--ntasks-per-gpu", "--gpus-per-task"),
@@ -22,7 +21,6 @@ _HINTS = {
     ),
     **dict.fromkeys(("-A", "--account", "-q", "--qos"), "gpuq has no accounts"),
     **dict.fromkeys(("--mail-type", "--mail-user"), "gpuq sends no mail; gpuq wait JOB returns when the job has ended"),
-    "--exclusive": "ask for all GPUs of the node with -G",
 }
 
 

@@ -119,9 +119,11 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
     nodes = get("nodes", 1)
     gpus = gpu_request(nodes, get("gpus"), get("gpus_per_node"), get("gres"), get("gpu_type"))
     if gpus.gpus is None and gpus.gpus_per_node is None:
-        for name, flag in (("gpu_type", "--gpu-type"), ("gpu_memory", "--gpu-mem")):
+        for name, flag in (("gpu_type", "--gpu-type"), ("shared", "--shared"), ("gpu_memory", "--gpu-mem")):
             if name in options:  # without this it would run, on no GPU at all
                 raise InvalidRequest(f"{flag} is given, but no GPU is asked for", "add for example -G 1")
+    if "shared" in options and "gpu_memory" not in options:
+        raise InvalidRequest("--shared does not say how much of a GPU", "add for example --gpu-mem 20G")
     if "nodelist" in options and not set(options["nodelist"]) - set(get("exclude", ())):
         raise InvalidRequest("-x excludes every node that -w names", "no node is left to run on")
     return {
@@ -130,6 +132,9 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
         "priority": get("priority"),
         "nodes": get("nodes"),
         "gpu_memory_bytes": get("gpu_memory"),
+        "shared": get("shared"),
+        "constraint": get("constraint"),
+        "exclusive": get("exclusive"),
         "cpus": get("cpus"),
         "memory_bytes": get("memory"),
         "only_nodes": get("nodelist"),

@@ -110,6 +110,10 @@ def _dry_run(client: Client, prepared: Prepared, as_json: bool) -> None:
     else:
         reason = found["reason"]
         say(f"would be queued: {reason_text(reason)}" if reason else "would be queued")
+        from gpuq.cli.why import outlook
+
+        for line in outlook(found):
+            say(line)
     say(f"folder: {visible(cwd)}")
     say(f"environment: {visible(prepared.environment.describe())}")
 

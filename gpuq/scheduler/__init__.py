@@ -1,6 +1,7 @@
 """Who starts next, where, and why the others wait. Pure: plan(view, now, policy) -> Plan reads nothing else."""
 
-from gpuq.scheduler.explain import Explainer, explain, shortfalls
+from gpuq.scheduler.explain import Explainer, NodeAnswer, by_node, explain, instead
+from gpuq.scheduler.forecast import Start
 from gpuq.scheduler.plan import plan
 
-__all__ = ["Explainer", "explain", "plan", "shortfalls"]
+__all__ = ["Explainer", "NodeAnswer", "Start", "by_node", "explain", "instead", "plan"]

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from gpuq.model import Dependency, Job, NodeName, Now, Request, WaitCode, WaitReason
+from gpuq.model import Dependency, Job, JobId, Lane, NodeName, Now, Request
+from gpuq.reasons import WaitCode, WaitReason
 from gpuq.scheduler import fit
+from gpuq.scheduler.backfill import Hold
+from gpuq.scheduler.forecast import Start, held_until, starts
 from gpuq.scheduler.limits import max_running, startable
+from gpuq.scheduler.order import Key, Order, by_expectation
+from gpuq.scheduler.plan import plan
+from gpuq.scheduler.quota import Quotas
+from gpuq.settings import span
 from gpuq.states import JobState, NodeState
-from gpuq.units import format_time
-from gpuq.view import ClusterView, Policy
+from gpuq.units import format_time, plural
+from gpuq.view import ClusterView, Plan, Policy, Reserved
+
+_HOUR = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +27,7 @@ class _Line:
     """Those who ask for the same: what they are short of, and who of them is first."""
 
     resources: WaitReason
-    head: tuple[int, int, int] | None  # the rank of the first that may start: it is offered what comes free
+    head: Key | None  # of the first that may start: it is offered what comes free
     behind: WaitReason | None  # what the others are told
 
 
@@ -31,6 +41,11 @@ class Explainer:
         self._view, self._now, self._policy = view, now, policy
         self._rooms: list[fit.Room] | None = None
         self._lines: dict[Request, _Line] = {}
+        self._heads: dict[Request, tuple[Key, Job]] | None = None
+        self._order: Order | None = None
+        self._quotas: Quotas | None = None
+        self._planned: Plan | None = None
+        self._starts: Mapping[JobId, Start] | None = None
 
     def reason(self, job: Job) -> WaitReason | None:
         """The first thing that stands between this job and a start; None for a job that is not QUEUED."""
@@ -44,23 +59,74 @@ class Explainer:
             return _not_ready(job, self._now)
         if not startable(self._view, job):
             return WaitReason(WaitCode.ARRAY_LIMIT, _array_limit(max_running(self._view, job)))
+        if self._quotas is None:
+            self._quotas = Quotas(self._view)
+        if over := self._quotas.reason(job):
+            return over
         line = self._lines.get(job.request) or self._line(job.request)
-        if line.head is not None and line.head < job.rank_in_queue:
+        if line.head is not None and line.head < self._key(job.lane, job):
             return line.behind
         return line.resources
+
+    def _key(self, lane: Lane, job: Job) -> Key:
+        if self._order is None:
+            self._order = by_expectation(self._view, self._now)
+        return self._order(lane, job)
+
+    def start(self, job: Job) -> Start | None:
+        """When a queued job is expected to start, if all goes on as it is; None where that cannot be said."""
+        if self._starts is None:
+            self._starts = starts(self._view, self._now, self._policy)
+        return self._starts.get(job.id)
+
+    def _held_back(self, request: Request) -> WaitReason | None:
+        """Why what fits does not start: it could delay the one for whom room is kept. None if it does start."""
+        if self._planned is None:
+            self._planned = plan(self._view, self._now, self._policy)
+        jobs = (self._view.job(placement.job) for placement in self._planned.placements)
+        if not self._planned.reserved or any(job is not None and job.request == request for job in jobs):
+            return None
+        kept = self._planned.reserved[0]
+        return WaitReason(WaitCode.RESERVED, f"fits, but room is kept for {kept.job}, {expected(kept, self._now)}")
 
     def _line(self, request: Request) -> _Line:
         if self._rooms is None:
             self._rooms = fit.rooms(self._view, self._policy)
         resources = _resources(self._view, self._rooms, request, self._policy)
-        members = self._view.ready().get(request, ())
-        head = next((job for job in members if startable(self._view, job)), None)
+        if resources.code is WaitCode.PLACING:
+            resources = self._held_back(request) or resources
+        if self._heads is None:
+            self._heads = self._first_of_each()
+        key, head = self._heads.get(request, (None, None))
         if head is None or resources.code in (WaitCode.NO_NODES, WaitCode.ACCOUNT, WaitCode.TOO_LARGE):
             line = _Line(resources, None, None)  # true of all who ask for this: nobody waits for who is ahead
         else:
-            line = _Line(resources, head.rank_in_queue, WaitReason(WaitCode.BEHIND, f"behind {head.id}"))
+            line = _Line(resources, key, WaitReason(WaitCode.BEHIND, f"behind {head.id}"))
         self._lines[request] = line
         return line
+
+    def _first_of_each(self) -> dict[Request, tuple[Key, Job]]:
+        """By request, the first in the plan's order that may start, with its key."""
+        quotas = self._quotas or Quotas(self._view)
+        firsts: dict[Request, tuple[Key, Job]] = {}
+        for request, lanes in self._view.ready().items():
+            for lane, members in lanes:
+                job = next((job for job in members if startable(self._view, job)), None)
+                if job is None or quotas.starts(job) == 0:
+                    continue
+                key = self._key(lane, job)
+                if request not in firsts or key < firsts[request][0]:
+                    firsts[request] = key, job
+        return firsts
+
+
+def expected(start: Start | Reserved, now: Now) -> str:
+    """'expected in 20m', or 'in 20m at the latest' where time limits say so."""
+    seconds = max(0, round(start.at - now.wall))
+    if seconds > _HOUR:
+        seconds = round(seconds / 60) * 60  # of an estimate nobody reads the seconds
+    when = f"in {span(seconds)}" if seconds else "now"
+    return f"{when} at the latest" if start.bounded else f"expected {when}"
 
 
 def explain(view: ClusterView, job: Job, now: Now, policy: Policy) -> WaitReason | None:
@@ -95,17 +161,19 @@ def _resources(view: ClusterView, known: list[fit.Room], request: Request, polic
     if not known:
         return WaitReason(WaitCode.NO_NODES, "no node has joined yet")
     capable = [room for room in known if fit.fits(fit.empty(room, policy), request)]
-    if not capable:
-        return _never(known, request, policy)
+    if len(capable) < request.nodes:
+        return _never(known, capable, request, policy)
     usable = [room for room in capable if not room.closed]
-    if not usable:
+    if len(usable) < request.nodes:
         if not any(view.node_state(name) is NodeState.UP for name in view.nodes):
             return WaitReason(WaitCode.NO_NODES, "no node is up")
-        which = _first_of([f"{room.name} {room.closed}" for room in capable])
-        return WaitReason(WaitCode.NO_NODES, f"no node that could run it takes work: {which}")
-    if any(fit.fits(room, request) for room in usable):
+        which = _first_of([f"{room.name} {room.closed}" for room in capable if room.closed])
+        of = f"{len(usable)} of the {request.nodes} nodes it needs take work" if usable else ""
+        return WaitReason(WaitCode.NO_NODES, f"{of or 'no node that could run it takes work'}: {which}")
+    fitting = sum(fit.fits(room, request) for room in usable)
+    if fitting >= request.nodes:
         return WaitReason(WaitCode.PLACING, "starts with the next plan")
-    return WaitReason(WaitCode.RESOURCES, _short(usable, request))
+    return WaitReason(WaitCode.RESOURCES, _short(usable, fitting, request))
 
 
 def _first_of(nodes: list[str]) -> str:
@@ -113,8 +181,12 @@ def _first_of(nodes: list[str]) -> str:
     return ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
 
 
-def _never(known: list[fit.Room], request: Request, policy: Policy) -> WaitReason:
-    """Why no node present could run it even if nothing else ran there."""
+def _never(known: list[fit.Room], capable: list[fit.Room], request: Request, policy: Policy) -> WaitReason:
+    """Why the nodes present could not run it even if nothing else ran there; capable are those that could, too few."""
+    if capable:
+        which = _first_of([room.name for room in capable])
+        can = f"only {len(capable)} could run a part of it: {which}"
+        return WaitReason(WaitCode.TOO_LARGE, f"needs {request.nodes} nodes{_each(request)}, {can}")
     allowed = [room for room in known if fit.allowed(room.name, request)]
     if not allowed:
         return WaitReason(WaitCode.TOO_LARGE, "none of the nodes it may run on has joined")
@@ -123,7 +195,10 @@ def _never(known: list[fit.Room], request: Request, policy: Policy) -> WaitReaso
         which = _first_of([f"{room.name} {room.inventory.accounts.refusal(request.account)}" for room in allowed])
         chosen = " it may run on" if len(allowed) < len(known) else ""
         return WaitReason(WaitCode.ACCOUNT, f"no node{chosen} runs jobs of {request.account}: {which}")
-    return WaitReason(WaitCode.TOO_LARGE, _too_large(willing, request, policy))
+    suited = [room for room in willing if fit.meets(room, request)]
+    if not suited:
+        return WaitReason(WaitCode.TOO_LARGE, f"no node that it may run on meets {request.constraint}")
+    return WaitReason(WaitCode.TOO_LARGE, _too_large(suited, request, policy))
 
 
 def _too_large(allowed: list[fit.Room], request: Request, policy: Policy) -> str:
@@ -139,8 +214,18 @@ def _too_large(allowed: list[fit.Room], request: Request, policy: Policy) -> str
     return f"no node could ever run it: the largest, {largest.name}, " + " and ".join(short)
 
 
-def _short(usable: list[fit.Room], request: Request) -> str:
+def _each(request: Request) -> str:
+    """' with 8 h100 GPUs', for what has to be on each of a job's nodes."""
+    count = request.gpus_per_node
+    return f" with {count} {fit.describe_gpus(request, count)}" if count else ""
+
+
+def _short(usable: list[fit.Room], fitting: int, request: Request) -> str:
     """The shortfall of the nearest node: 'waits for 3 more h100 GPUs'."""
+    if request.nodes > 1:
+        missing = request.nodes - fitting
+        have = f"{fitting} of {request.nodes} have room" if fitting else "none has room"
+        return f"waits for {missing} more {plural(missing, 'node')}{_each(request)}: {have}"
     if request.gpus_per_node:
         most = max(len(fit.matching(room, request)) for room in usable)
         if most < request.gpus_per_node:
@@ -152,7 +237,64 @@ def _short(usable: list[fit.Room], request: Request) -> str:
     return f"{nearest.name} " + " and ".join(fit.shortfalls(nearest, request))
 
 
-def shortfalls(view: ClusterView, job: Job, policy: Policy) -> list[tuple[NodeName, bool, str]]:
-    """For each node by name: (node, whether the job fits there now, what is short or '')."""
-    out = [(room.name, fit.shortfalls(room, job.request)) for room in fit.rooms(view, policy)]
-    return [(name, not short, " and ".join(short)) for name, short in out]
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has something of a node. until is None where neither a time limit nor a prediction says."""
+
+    job: JobId
+    gpus: int
+    until: Hold | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What one node says to a request: short is empty exactly when it fits there now."""
+
+    node: NodeName
+    short: str
+    holders: tuple[Holder, ...]
+
+
+def by_node(view: ClusterView, job: Job, now: Now, policy: Policy) -> list[NodeAnswer]:
+    """For each node by name what the job is short of there and, if it could ever run there, who holds that."""
+    answers = []
+    for room in fit.rooms(view, policy):
+        short = " and ".join(fit.shortfalls(room, job.request))
+        could = fit.fits(fit.empty(room, policy), job.request)
+        answers.append(NodeAnswer(room.name, short, _holders(view, room.name, now) if short and could else ()))
+    return answers
+
+
+def _holders(view: ClusterView, name: NodeName, now: Now) -> tuple[Holder, ...]:
+    return tuple(
+        Holder(attempt.job, len(rank.gpus), held_until(view, now, attempt))
+        for attempt in view.attempts_on(name)
+        for rank in attempt.ranks
+        if rank.node == name
+    )
+
+
+def instead(view: ClusterView, request: Request, policy: Policy) -> list[str]:
+    """What would fit now in place of a request that does not: fewer GPUs, fewer nodes, any type, a share."""
+    open_rooms = [room for room in fit.rooms(view, policy) if not room.closed]
+    each, nodes = request.gpus_per_node, request.nodes
+
+    def fits(other: Request) -> bool:
+        return sum(fit.fits(room, other) for room in open_rooms) >= other.nodes
+
+    if fits(request):
+        return []
+    found = []
+    fewer = next((n for n in range(each - 1, 0, -1) if fits(replace(request, gpus_per_node=n))), None)
+    if fewer is not None:
+        found.append(f"with {fewer} {plural(fewer, 'GPU')}{' on each node' if nodes > 1 else ''}")
+    part = next((n for n in range(nodes - 1, 0, -1) if fits(replace(request, nodes=n))), None)
+    if part is not None:
+        found.append(f"on {part} {plural(part, 'node')}")
+    if request.gpu_type is not None and fits(replace(request, gpu_type=None)):
+        found.append(f"on GPUs other than {request.gpu_type}")
+    if request.constraint and fits(replace(request, constraint="")):
+        found.append("without -C")
+    if request.exclusive and fits(replace(request, exclusive=False)):
+        found.append("without --exclusive")
+    return found

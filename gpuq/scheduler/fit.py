@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from gpuq import constraint
 from gpuq.model import Gpu, GpuHealth, Inventory, Node, NodeName, Rank, Request
 from gpuq.states import NodeState
 from gpuq.units import format_size, plural
@@ -25,13 +26,42 @@ class Room:
     memory_bytes: int
     ranks: int  # how many more may start here
     closed: str = ""  # why the node takes no new work at all; empty if it does
-    accepted: dict[tuple[str | None, int | None], frozenset[int]] = field(default_factory=dict)  # see `matching`
+    shares: dict[int, int] = field(default_factory=dict)  # bytes left on the GPUs that are held by shares only
+    busy: int = 0  # ranks that run here
+    alone: bool = False  # one of them has the node for itself
+    accepted: dict[tuple[str | None, int], frozenset[int]] = field(default_factory=dict)  # see `matching`
+    meets: dict[str, bool] = field(default_factory=dict)  # by constraint
 
     def take(self, rank: Rank) -> None:
+        """Takes a grant out."""
+        self._hold(rank, 1)
+        share = rank.gpu_share_bytes
+        if share is not None:
+            for gpu in self.inventory.gpus:
+                if gpu.index in rank.gpus:
+                    self.shares[gpu.index] = self.shares.get(gpu.index, gpu.memory_total_bytes or 0) - share
         self.gpus = tuple(i for i in self.gpus if i not in rank.gpus)
-        self.cpus -= rank.cpus
-        self.memory_bytes -= rank.memory_bytes
-        self.ranks -= 1
+
+    def give(self, rank: Rank) -> None:
+        """Puts a grant back, as if it had ended; of its GPUs those that are healthy."""
+        self._hold(rank, -1)
+        healthy = {gpu.index: gpu for gpu in self.inventory.gpus if gpu.health is GpuHealth.OK}
+        freed = [i for i in rank.gpus if i in healthy]
+        if rank.gpu_share_bytes is not None:
+            for i in freed:
+                self.shares[i] = self.shares.get(i, 0) + rank.gpu_share_bytes
+            freed = [i for i in freed if self.shares[i] >= (healthy[i].memory_total_bytes or 0)]
+            for i in freed:
+                del self.shares[i]
+        self.gpus = tuple(sorted({*self.gpus, *freed}))
+
+    def _hold(self, rank: Rank, sign: int) -> None:
+        self.cpus -= sign * rank.cpus
+        self.memory_bytes -= sign * rank.memory_bytes
+        self.ranks -= sign
+        self.busy += sign
+        if rank.exclusive:
+            self.alone = sign > 0
 
 
 def rooms(view: ClusterView, policy: Policy) -> list[Room]:
@@ -45,6 +75,9 @@ def rooms(view: ClusterView, policy: Policy) -> list[Room]:
             view.free_memory_bytes(name),
             policy.max_ranks_per_node - view.ranks_on(name),
             _closed(view, node),
+            dict(view.free_shares(name)),
+            view.ranks_on(name),
+            view.taken_alone(name),
         )
         for name, node in sorted(view.nodes.items())
         if node.inventory is not None
@@ -72,6 +105,7 @@ def empty(room: Room, policy: Policy) -> Room:
         room.inventory.memory_total_bytes,
         policy.max_ranks_per_node,
         accepted=room.accepted,
+        meets=room.meets,
     )
 
 
@@ -79,26 +113,50 @@ def gpu_matches(gpu: Gpu, request: Request) -> bool:
     """Whether this GPU is of the type and size asked for; a GPU of unknown memory meets no memory demand."""
     if request.gpu_type is not None and request.gpu_type.lower() not in gpu.name.lower():
         return False
-    return request.gpu_memory_bytes is None or (gpu.memory_total_bytes or 0) >= request.gpu_memory_bytes
+    return (gpu.memory_total_bytes or 0) >= _least_memory(request)
+
+
+def _least_memory(request: Request) -> int:
+    return max(request.gpu_memory_bytes or 0, request.gpu_share_bytes or 0)
 
 
 def matching(room: Room, request: Request) -> list[int]:
-    """Free GPUs of the room that the request accepts, by index."""
-    if request.gpu_type is None and request.gpu_memory_bytes is None:
-        return list(room.gpus)
-    kind = request.gpu_type, request.gpu_memory_bytes
+    """GPUs of the room that have what the request asks of each: by index whole ones, or for shares first those that
+    are shared already, the fullest first.
+    """
+    share = request.gpu_share_bytes
+    free: list[int] = list(room.gpus)
+    if share is not None:
+        free = sorted((i for i, left in room.shares.items() if left >= share), key=lambda i: (room.shares[i], i)) + free
+    least = _least_memory(request)
+    if request.gpu_type is None and not least:
+        return free
+    kind = request.gpu_type, least
     accepted = room.accepted.get(kind)
     if accepted is None:  # kinds are few, requests many: comparing names is most of a plan's work otherwise
         accepted = frozenset(gpu.index for gpu in room.inventory.gpus if gpu_matches(gpu, request))
         room.accepted[kind] = accepted
-    return [i for i in room.gpus if i in accepted]
+    return [i for i in free if i in accepted]
+
+
+def meets(room: Room, request: Request) -> bool:
+    """Whether the node's attributes are as the request's constraint wants them."""
+    if not request.constraint:
+        return True
+    met = room.meets.get(request.constraint)
+    if met is None:
+        met = room.meets[request.constraint] = constraint.holds(request.constraint, room.inventory)
+    return met
 
 
 def fits(room: Room, request: Request) -> bool:
     return (
         not room.closed
         and room.ranks > 0
+        and not room.alone
+        and not (request.exclusive and room.busy)
         and allowed(room.name, request)
+        and meets(room, request)
         and not room.inventory.accounts.refusal(request.account)
         and (not request.gpus_per_node or len(matching(room, request)) >= request.gpus_per_node)
         and (not request.cpus or room.cpus >= request.cpus)
@@ -111,10 +169,16 @@ def shortfalls(room: Room, request: Request) -> list[str]:
     short = []
     if not allowed(room.name, request):
         short.append("is not among the nodes asked for")
+    if not meets(room, request):
+        short.append(f"does not meet {request.constraint}")
     if refusal := room.inventory.accounts.refusal(request.account):
         short.append(refusal)
     if room.closed:
         short.append(room.closed)
+    if room.alone:
+        short.append("is held by a job for itself")
+    elif request.exclusive and room.busy:
+        short.append(f"runs {room.busy} other {plural(room.busy, 'job')}")
     have = len(matching(room, request))
     if request.gpus_per_node and have < request.gpus_per_node:
         short.append(
@@ -155,6 +219,8 @@ def kept_back(rooms: Iterable[Room], request: Request) -> str:
 def describe_gpus(request: Request, count: int) -> str:
     """'h100 GPUs with 24G' as far as the request says, to stand behind the count."""
     kind = plural(count, f"{request.gpu_type} GPU" if request.gpu_type else "GPU")
+    if request.gpu_share_bytes is not None:
+        return f"{kind} with {format_size(request.gpu_share_bytes)} to share"
     return kind + (f" with {format_size(request.gpu_memory_bytes)}" if request.gpu_memory_bytes else "")
 
 
@@ -164,6 +230,6 @@ def allowed(name: NodeName, request: Request) -> bool:
 
 
 def rank_on(room: Room, request: Request) -> Rank:
-    """The grant of one node: the lowest free indices that match, so that equal views give equal plans."""
-    chosen = tuple(matching(room, request)[: request.gpus_per_node])
-    return Rank(room.name, chosen, request.cpus, request.memory_bytes)
+    """The grant of one node: the first GPUs that match, so that equal views give equal plans."""
+    chosen = tuple(sorted(matching(room, request)[: request.gpus_per_node]))
+    return Rank(room.name, chosen, request.cpus, request.memory_bytes, request.gpu_share_bytes, request.exclusive)

@@ -1,60 +1,128 @@
-"""The plan: first by priority, then by submit order, each job that fits starts where it fits best.
+"""The plan: each job in its turn starts where it fits; for the first that does not room is kept, and others fill gaps.
 
-Jobs that ask for the same are interchangeable, so once one of a group does not fit, the rest of the group is not
-looked at: a pass costs the number of different requests, not of jobs. What is passed over blocks nobody; backfill,
-gangs and preemption are decisions of their own and will join this one here.
+Jobs of a lane are interchangeable, so once one does not fit, the rest of its lane is not looked at: a pass costs the
+number of lanes, not of jobs.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
 
 from gpuq import arrays
-from gpuq.model import Job, JobId, Now, Request
-from gpuq.scheduler.bestfit import BestFit
-from gpuq.scheduler.fit import rank_on, rooms
+from gpuq.model import Job, JobId, Lane, NodeName, Now, Rank, Request
+from gpuq.scheduler import order
+from gpuq.scheduler.backfill import Hold, Reservation, holds, reserve, until_when
+from gpuq.scheduler.choose import Chooser
+from gpuq.scheduler.fit import Room, empty, fits, rooms
 from gpuq.scheduler.limits import startable
-from gpuq.view import ClusterView, Placement, Plan, Policy
+from gpuq.scheduler.order import Key, Order
+from gpuq.scheduler.quota import Quotas
+from gpuq.view import ClusterView, Placement, Plan, Policy, Reserved
 
 
-def plan(view: ClusterView, now: Now, policy: Policy) -> Plan:
-    """Starts for this instant, in queue order. The same view gives the same plan; `now` decides nothing yet."""
-    groups = view.ready()
-    if not groups:
+class Backfill(Enum):
+    """What those behind may do while the first that does not fit waits."""
+
+    NONE = "none"  # wait
+    ANY = "any"  # start wherever they fit
+    LIMITS = "limits"  # start if by time limits that does not delay the first: EASY
+    EXPECTED = "expected"  # the same, where there are no limits by expected run times
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A way to plan, by name: who comes first, who may start before the first, and which place is best."""
+
+    order: Callable[[ClusterView, Now], Order]
+    backfill: Backfill
+    placing: str = "best-fit"  # one of placing.PLACINGS
+    oracle: bool = False  # whether it takes time limits for run times, and only makes sense where they are
+
+
+OURS = "ours"
+SCHEMES = {
+    "fifo": Scheme(order.by_submit, Backfill.NONE),
+    "first-fit": Scheme(order.by_submit, Backfill.ANY),
+    "easy": Scheme(order.by_submit, Backfill.LIMITS),
+    "sjf": Scheme(order.by_known_length, Backfill.LIMITS, oracle=True),
+    OURS: Scheme(order.by_expectation, Backfill.EXPECTED, "ours"),
+}
+
+
+def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[OURS]) -> Plan:
+    """Starts for this instant, in order. The same view at the same time gives the same plan."""
+    if not view.ready():
         return Plan()
     open_rooms = [room for room in rooms(view, policy) if not room.closed and room.ranks > 0]
     if not open_rooms:
         return Plan()
-    heads: list[tuple[tuple[int, int, int], int, Job, Request, Iterator[Job]]] = []
-    for number, request in enumerate(groups):
-        members = iter(groups[request])
-        job = next(members)
-        heads.append((job.rank_in_queue, number, job, request, members))
-    heapq.heapify(heads)
-    placing = _Placing(view, BestFit(open_rooms))
-    while heads:
-        _, number, job, request, members = heapq.heappop(heads)
-        if not placing.place(job):
-            continue  # the group's head does not fit, so none of it does
-        following = next(members, None)
-        if following is not None:
-            heapq.heappush(heads, (following.rank_in_queue, number, following, request, members))
-    return Plan(tuple(placing.placements))
+    placing = _Pass(view, now, policy, scheme, open_rooms)
+    placing.run()
+    return Plan(tuple(placing.placements), placing.reserved)
 
 
-class _Placing:
+class _Pass:
     """A plan in the making."""
 
-    def __init__(self, view: ClusterView, open_rooms: BestFit) -> None:
+    def __init__(self, view: ClusterView, now: Now, policy: Policy, scheme: Scheme, open_rooms: list[Room]) -> None:
         self.placements: list[Placement] = []
-        self._view, self._open_rooms = view, open_rooms
+        self._view, self._now, self._policy, self._scheme = view, now, policy, scheme
+        self._rooms, self._chooser = open_rooms, Chooser(open_rooms, view.demand(), scheme.placing)
         self._started: Counter[JobId] = Counter()  # elements placed, by array
+        self._quotas = Quotas(view)
+        self._full: set[Request] = set()  # for which no room is left
+        self._reservation: Reservation | None = None
+        self._backlog: float | None = None  # seconds of work that wait; worked out when it first matters
+        self._new: list[Hold] = []
+        self._predicts = scheme.backfill is Backfill.EXPECTED and view.settings.cluster.predict_run_times
 
-    def place(self, job: Job) -> bool:
+    @property
+    def reserved(self) -> tuple[Reserved, ...]:
+        kept = self._reservation
+        return () if kept is None else (Reserved(kept.job.id, kept.at, kept.bounded),)
+
+    def run(self) -> None:
+        waiting = self._view.ready()
+        self._full = {request for request in waiting if self._chooser.choose(request) is None}
+        if len(self._full) == len(waiting):
+            return  # most passes of a busy cluster: nothing fits, whatever comes first
+        key = self._scheme.order(self._view, self._now)
+        heads: list[tuple[Key, int, Job, Lane, Iterator[Job]]] = []
+        for request, lanes in waiting.items():
+            found = []
+            for lane, jobs in lanes:
+                members = iter(jobs)
+                job = next(members)
+                if self._quotas.starts(job) != 0:  # else it is not the one for whom room is to be kept
+                    found.append((key(lane, job), job.number, job, lane, members))
+            if not found:
+                continue
+            if request not in self._full:
+                heads += found
+            elif self._scheme.backfill is not Backfill.ANY:
+                heads.append(min(found, key=_first))  # none of them fits: it only matters who of them would be first
+        heapq.heapify(heads)
+        while heads and len(self._full) < len(waiting):
+            _, _, job, lane, members = heapq.heappop(heads)
+            if not self._place(job):
+                if self._scheme.backfill is Backfill.NONE and self._could_ever(job.request):
+                    return
+                continue  # the lane's head does not fit, so none of it does
+            following = next(members, None)
+            if following is not None:
+                heapq.heappush(heads, (key(lane, following), following.number, following, lane, members))
+
+    def _place(self, job: Job) -> bool:
         """Places a job, or as many elements of an array as fit; False when something was left for want of room."""
         allowed = startable(self._view, job, self._started[job.array_id])
+        if allowed and (within := self._quotas.starts(job)) is not None:
+            if not within:
+                return False  # nor may anyone else of its lane: they are the same user's, and ask for the same
+            allowed = min(allowed, within)
         if job.array is None:
             return allowed == 0 or self._place_one(job, None)
         for index, _ in zip(arrays.expand(job.array.waiting), range(allowed), strict=False):
@@ -63,11 +131,56 @@ class _Placing:
         return True
 
     def _place_one(self, job: Job, index: int | None) -> bool:
-        room = self._open_rooms.find(job.request)
-        if room is None:
+        ranks = self._grant(job)
+        if ranks is None:
             return False
-        rank = rank_on(room, job.request)
-        self._open_rooms.take(room, rank)
+        self._chooser.take(ranks)
         self._started[job.array_id] += 1
-        self.placements.append(Placement(job.id, index, (rank,)))
+        self._quotas.took(job)
+        self.placements.append(Placement(job.id, index, ranks))
         return True
+
+    def _grant(self, job: Job) -> tuple[Rank, ...] | None:
+        """Where a job starts now, without delaying whoever has room kept."""
+        until, bounded = until_when(self._view, job, None, self._now, self._predicts)
+        first = self._reservation
+        outlasts = first is not None and (until > first.at or not (bounded or self._may_be_bypassed(first.job)))
+        ranks = None
+        if job.request not in self._full:
+            kept = first.keeps(job.request) if first is not None and outlasts else ()
+            ranks = self._chooser.choose(_without(kept, job.request))
+            if ranks is None and not outlasts:
+                self._full.add(job.request)
+        if ranks is None:
+            if first is None:
+                self._reservation = self._reserve(job)
+            return None
+        if first is not None and outlasts:
+            first.take(ranks)
+        self._new.append(Hold(until, bounded, ranks))
+        return ranks
+
+    def _may_be_bypassed(self, job: Job) -> bool:
+        """Whether what is only expected to end in time may use the room kept for this job."""
+        longer = self._now.wall - job.queued_at - self._view.settings.cluster.max_bypass
+        if longer > 0 and self._backlog is None:
+            self._backlog = order.backlog_seconds(self._view, self._now)
+        return longer <= (self._backlog or 0.0)
+
+    def _reserve(self, job: Job) -> Reservation | None:
+        if self._scheme.backfill in (Backfill.NONE, Backfill.ANY):
+            return None
+        running = [*holds(self._view, self._now, self._predicts), *self._new]
+        return reserve(job, self._now, self._rooms, running)
+
+    def _could_ever(self, request: Request) -> bool:
+        return sum(fits(empty(room, self._policy), request) for room in self._rooms) >= request.nodes
+
+
+def _without(kept: tuple[NodeName, ...], request: Request) -> Request:
+    """The same request, on other nodes than those kept for another job."""
+    return replace(request, not_nodes=tuple(sorted({*request.not_nodes, *kept}))) if kept else request
+
+
+def _first(head: tuple[Key, int, Job, Lane, Iterator[Job]]) -> tuple[Key, int]:
+    return head[:2]

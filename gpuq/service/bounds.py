@@ -13,6 +13,7 @@ from gpuq.protocol import MAX_AHEAD_SECONDS, MAX_GPUS, MAX_HOLDS, MAX_REPORTS, S
 MAX_UID = 64  # characters; an attempt's has 20 to 30
 MAX_WORDS = 4_096  # characters of a name or note
 MAX_REFUSED = 256  # accounts a node says it has not; an agent names no more
+MAX_LABELS = 64
 _MAX_CPUS = 1 << 16
 _MAX_MEMORY_BYTES = 1 << 60
 
@@ -87,8 +88,10 @@ def _check_inventory(inventory: Inventory) -> None:
     accounts = inventory.accounts
     if len(accounts.refused) > MAX_REFUSED:
         raise InvalidRequest(f"the inventory refuses {len(accounts.refused):,} accounts", f"at most {MAX_REFUSED}")
+    if len(inventory.labels) > MAX_LABELS:
+        raise InvalidRequest(f"the inventory has {len(inventory.labels):,} labels", f"at most {MAX_LABELS}")
     texts = [inventory.hostname, inventory.agent_version, inventory.driver_version or "", inventory.gpu_note]
-    texts.append(inventory.trouble)
+    texts += [inventory.trouble, inventory.address, *inventory.labels.keys(), *inventory.labels.values()]
     texts += [accounts.owner, *(text for refusal in accounts.refused for text in (refusal.account, refusal.text))]
     if max(map(len, texts)) > MAX_WORDS or any(_longest(gpu) > MAX_WORDS for gpu in gpus):
         raise InvalidRequest(f"a name or note in the inventory has more than {MAX_WORDS:,} characters")

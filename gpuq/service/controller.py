@@ -15,9 +15,10 @@ from typing import Any
 from gpuq.changes import Change, PutAttempt, PutJob, PutNode, PutReply, PutSettings
 from gpuq.cluster import Cluster, Snapshot
 from gpuq.errors import Conflict, GpuqError, NoSpace
-from gpuq.model import Job, JobId, NodeName, NodeSample, Now, WaitReason
+from gpuq.model import Job, JobId, NodeName, NodeSample, Now
 from gpuq.protocol import Submission, SyncRequest
-from gpuq.scheduler import Explainer, explain, plan, shortfalls
+from gpuq.reasons import WaitReason
+from gpuq.scheduler import Explainer, NodeAnswer, Start, by_node, instead, plan
 from gpuq.service.commands import Actor, Command, Schedule, Silence, Submit, Tick, UserCommand
 from gpuq.service.commit import Commit, Writer
 from gpuq.service.decide import decide
@@ -39,6 +40,8 @@ class DryRun:
 
     placement: Placement | None
     reason: WaitReason | None
+    start: Start | None
+    instead: tuple[str, ...]
 
 
 class Controller:
@@ -186,9 +189,13 @@ class Controller:
         """Why queued jobs wait, as of now; for one answer, not to be kept."""
         return Explainer(self.view, self._clock(), self.policy)
 
-    def why(self, job: Job) -> list[tuple[NodeName, bool, str]]:
-        """For each node by name: whether the job fits there now, and what is short."""
-        return shortfalls(self.view, job, self.policy)
+    def why(self, job: Job) -> list[NodeAnswer]:
+        """For each node by name: what the job is short of there, and who holds it."""
+        return by_node(self.view, job, self._clock(), self.policy)
+
+    def instead(self, job: Job) -> list[str]:
+        """What would start now in place of what the job asks for."""
+        return instead(self.view, job.request, self.policy)
 
     def dry_run(self, actor: Actor, submission: Submission) -> DryRun:
         """What would become of this submission now, from the same checks and plan; raises as a submit would."""
@@ -199,7 +206,11 @@ class Controller:
         with self.view.as_if(job):
             placements = plan(self.view, now, self.policy).placements
             placement = next((p for p in placements if p.job == job.id), None)
-            return DryRun(placement, None if placement else explain(self.view, job, now, self.policy))
+            if placement is not None:
+                return DryRun(placement, None, Start(now.wall, True), ())
+            explainer = Explainer(self.view, now, self.policy)
+            other = tuple(instead(self.view, job.request, self.policy)) if job.ready else ()
+            return DryRun(None, explainer.reason(job), explainer.start(job), other)
 
     # ------------------------------------------------------------ faults of the store
 

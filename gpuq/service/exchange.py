@@ -18,9 +18,9 @@ from gpuq.service.bounds import check_report
 from gpuq.service.commands import Report
 from gpuq.service.commit import Commit
 from gpuq.service.liveness import Liveness
-from gpuq.service.nodes import Orders, orders
+from gpuq.service.nodes import Orders, as_ordered, orders
 from gpuq.service.records import Records
-from gpuq.states import JobState, NodeState
+from gpuq.states import NodeState
 from gpuq.view import Policy
 
 logger = logging.getLogger(__name__)
@@ -267,17 +267,9 @@ class Exchange:
     def _reply(self, request: SyncRequest, due: Orders, number: int, wants_inventory: bool) -> SyncReply:
         runs = []
         for attempt, rank in due.run:
-            job = self._view.job(attempt.job)
-            if job is None or job.state is not JobState.ALLOCATED or self._view.attempt(attempt.uid) is None:
-                continue  # stopped or given up since: the next answer says so
-            spec = self._records.spec(job)
-            if spec is None:
-                continue
-            node = self._view.nodes[attempt.ranks[rank].node]
-            by_index = {gpu.index: gpu.uuid for gpu in node.inventory.gpus} if node.inventory else {}
-            uuids = tuple(by_index.get(index, "") for index in attempt.ranks[rank].gpus)
-            order = RunOrder(attempt.uid, job, spec, attempt.number, rank, attempt.ranks, uuids, attempt.granted_at)
-            runs.append(order)
+            order = self._run_order(attempt.uid, rank)
+            if order is not None:  # else stopped or given up since: the next answer says so
+                runs.append(order)
         return SyncReply(
             self._epoch,
             number,
@@ -291,4 +283,28 @@ class Exchange:
             self._policy.lease,
             wants_inventory,
             pardon=due.pardon,
+            go=due.go,
+        )
+
+    def _run_order(self, uid: AttemptUid, rank: int) -> RunOrder | None:
+        attempt = self._view.attempt(uid)
+        job = None if attempt is None else self._view.job(attempt.job)
+        granted = None if attempt is None or job is None else as_ordered(attempt, job)
+        spec = None if job is None else self._records.spec(job)
+        if granted is None or spec is None:
+            return None
+        attempt, job = granted
+        node, first = (self._view.nodes[attempt.ranks[number].node].inventory for number in (rank, 0))
+        uuids = {gpu.index: gpu.uuid for gpu in node.gpus} if node else {}
+        return RunOrder(
+            uid,
+            job,
+            spec,
+            attempt.number,
+            rank,
+            attempt.ranks,
+            tuple(uuids.get(index, "") for index in attempt.ranks[rank].gpus),
+            attempt.granted_at,
+            attempt.port,
+            "" if attempt.port is None or first is None else first.address or first.hostname,
         )

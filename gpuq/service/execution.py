@@ -28,12 +28,13 @@ from gpuq.model import (
 )
 from gpuq.protocol import RankReport
 from gpuq.service.draft import Draft
-from gpuq.states import FINAL, JobEvent, JobState, after, fold
+from gpuq.states import FINAL, JobEvent, JobState, NodeState, after, fold
 from gpuq.units import format_duration
 from gpuq.view import Placement
 
 MAX_TEXT = 2_000  # characters an agent may say of an end: they go into the job, its events and every dashboard
 _PHASES = list(RankPhase)
+PORTS = range(29_500, 30_500)  # from torchrun's own; below what kernels hand out, and far more than gangs on a node
 
 
 def move(draft: Draft, job: Job, event: JobEvent, **fields: object) -> Job:
@@ -56,8 +57,17 @@ def grant(draft: Draft, placement: Placement, uid: AttemptUid) -> None:
     if placement.index is not None:
         job = make_element(draft, job, placement.index)
     number = job.attempt + 1
-    draft.put_attempt(Attempt(uid, job.id, number, placement.ranks, draft.now.wall, job.on_lost))
+    port = lease_port(draft, job, placement.ranks[0].node) if len(placement.ranks) > 1 else None
+    draft.put_attempt(Attempt(uid, job.id, number, placement.ranks, draft.now.wall, job.on_lost, port))
     move(draft, job, JobEvent.GRANT, attempt=number, started_at=None, exit_code=None, signal=None, cause=None)
+
+
+def lease_port(draft: Draft, job: Job, node: NodeName) -> int:
+    """A port of the node that no other live gang was given. The next attempt gets another: this one may be taken."""
+    taken = {attempt.port for attempt in draft.attempts_on(node) if attempt.ranks[0].node == node}
+    first = job.number * 31 + job.attempt
+    ports = (PORTS[(first + offset) % len(PORTS)] for offset in range(len(PORTS)))
+    return next(port for port in ports if port not in taken)
 
 
 def make_element(draft: Draft, row: Job, index: int) -> Job:
@@ -88,14 +98,26 @@ def report(draft: Draft, attempt: Attempt, word: RankReport) -> None:
         ranks = (*attempt.ranks[: word.rank], rank, *attempt.ranks[word.rank + 1 :])
         attempt = draft.put_attempt(replace(attempt, ranks=ranks))
     if job.state is JobState.LOST:
-        job = found(draft, attempt, job)
+        job = found(draft, attempt, job, rank.node)
         attempt = draft.attempt(attempt.uid) or attempt
-    if all(r.phase is RankPhase.ENDED for r in attempt.ranks):
-        _conclude(draft, attempt, job)
-        return
+    if rank.phase is RankPhase.ENDED:
+        job = _rank_ended(draft, attempt, job)
+        attempt = draft.attempt(attempt.uid) or attempt
+        if not attempt.live:
+            return
     job = _advance(draft, attempt, job)
     if word.stopping and job.state in (JobState.STARTING, JobState.RUNNING):
         move(draft, job, JobEvent.STOP)
+
+
+def _rank_ended(draft: Draft, attempt: Attempt, job: Job) -> Job:
+    """At least one rank has ended: the attempt with the last of them; where one has failed, the others are stopped."""
+    if all(rank.phase is RankPhase.ENDED for rank in attempt.ranks):
+        return _conclude(draft, attempt, job)
+    failed = next((number for number, rank in enumerate(attempt.ranks) if _severity(rank) < _FINE), None)
+    if attempt.stop is None and failed is not None:
+        return stop(draft, attempt, job, StopKind.SIBLING, "gpuq", f"rank {failed} failed")
+    return job
 
 
 def _advance(draft: Draft, attempt: Attempt, job: Job) -> Job:
@@ -110,8 +132,12 @@ def _advance(draft: Draft, attempt: Attempt, job: Job) -> Job:
     return job
 
 
-def found(draft: Draft, attempt: Attempt, job: Job) -> Job:
-    """LOST -> the state the node reports, as far as this node's word goes."""
+def found(draft: Draft, attempt: Attempt, job: Job, heard: NodeName) -> Job:
+    """LOST -> the state its nodes report, now that one is heard again; none of them may be silent still."""
+    for rank in attempt.ranks:
+        silent = rank.node != heard and draft.view.node_state(rank.node) is NodeState.LOST
+        if silent and rank.phase is not RankPhase.ENDED:
+            return job
     phases = [rank.phase for rank in attempt.ranks]
     if attempt.stop is not None:
         event = JobEvent.RETURN_STOPPING
@@ -145,8 +171,10 @@ def stop(draft: Draft, attempt: Attempt, job: Job, kind: StopKind, by: str, text
     return job
 
 
-def lose(draft: Draft, attempt: Attempt, job: Job) -> None:
+def lose(draft: Draft, attempt: Attempt, job: Job, name: NodeName) -> None:
     """The node has been silent for lost_after: LOST, or the end where the silence itself is proof."""
+    if all(rank.phase is RankPhase.ENDED for rank in attempt.ranks if rank.node == name):
+        return  # what it had of this is over and known
     if not draft.view.order_left(attempt.uid):
         end_all(draft, attempt, job, EndReason.NEVER_STARTED, "its node went silent before the order was sent")
         return
@@ -156,17 +184,27 @@ def lose(draft: Draft, attempt: Attempt, job: Job) -> None:
     if attempt.on_lost is OnLost.FENCE:
         # lost_after exceeds lease + grace + kill, counted from when the node was last heard: its supervisor, which
         # needs nobody's word for it, has ended the attempt by now.
-        end_all(draft, attempt, job, EndReason.NODE_LOST, "its node was silent and the lease ended it there")
+        end_on(draft, attempt, job, name, EndReason.NODE_LOST, "its node was silent and the lease ended it there")
+
+
+def end_on(draft: Draft, attempt: Attempt, job: Job, name: NodeName | None, reason: EndReason, text: str) -> Job:
+    """Ends the rank on a node, for a reason the controller itself knows to be true; its siblings are stopped.
+
+    Without a node every rank.
+    """
+    gone = ExitRecord(reason, draft.now.wall, text=text)
+    ranks = tuple(
+        replace(rank, phase=RankPhase.ENDED, exit=gone)
+        if rank.phase is not RankPhase.ENDED and name in (None, rank.node)
+        else rank
+        for rank in attempt.ranks
+    )
+    return _rank_ended(draft, draft.put_attempt(replace(attempt, ranks=ranks)), job)
 
 
 def end_all(draft: Draft, attempt: Attempt, job: Job, reason: EndReason, text: str) -> Job:
     """Ends every rank that has not ended yet, for a reason the controller itself knows to be true."""
-    gone = ExitRecord(reason, draft.now.wall, text=text)
-    ranks = tuple(
-        rank if rank.phase is RankPhase.ENDED else replace(rank, phase=RankPhase.ENDED, exit=gone)
-        for rank in attempt.ranks
-    )
-    return _conclude(draft, draft.put_attempt(replace(attempt, ranks=ranks)), job)
+    return end_on(draft, attempt, job, None, reason, text)
 
 
 # ---------------------------------------------------------------- the end
@@ -184,7 +222,7 @@ class Verdict:
 
 def _conclude(draft: Draft, attempt: Attempt, job: Job) -> Job:
     """All ranks have ended: the attempt gives its GPUs back and the job moves on."""
-    rank = _telling_rank(attempt)
+    rank = telling_rank(attempt)
     exit = rank.exit
     assert exit is not None
     verdict = judge(job, attempt, rank, exit, _has_no_account(draft, job, rank))
@@ -251,16 +289,24 @@ def _turned_down(verdict: Verdict) -> bool:
     return verdict.cause is not None and verdict.cause.code is CauseCode.NEVER_STARTED
 
 
-def _telling_rank(attempt: Attempt) -> Rank:
-    """The first rank that failed by itself, else the first that did not exit with 0, else the first."""
+_FINE = 3
 
-    def weight(rank: Rank) -> int:
-        exit = rank.exit
-        if exit is None or (exit.reason is EndReason.EXITED and exit.exit_code == 0):
-            return 2
-        return 0 if exit.stopped is None else 1
 
-    return min(attempt.ranks, key=weight)
+def _severity(rank: Rank) -> int:
+    """How much a rank's end says of why its gang ended, least first: its node or its time was up, it failed by itself,
+    it was stopped for another reason, it is _FINE.
+    """
+    exit = rank.exit
+    if exit is None or (exit.reason is EndReason.EXITED and exit.exit_code == 0 and exit.stopped is None):
+        return _FINE
+    if exit.reason is EndReason.NODE_LOST or exit.stopped in (StopKind.TIME_LIMIT, StopKind.FENCE):
+        return 0  # its siblings may have failed because of it, and before it was known
+    return 1 if exit.stopped is None else 2
+
+
+def telling_rank(attempt: Attempt) -> Rank:
+    """The rank whose end is that of the attempt: of those that say most the one that ended first."""
+    return min(attempt.ranks, key=lambda rank: (_severity(rank), rank.exit.ended_at if rank.exit else 0.0))
 
 
 def _has_no_account(draft: Draft, job: Job, rank: Rank) -> bool:
@@ -276,7 +322,7 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
     no_account: the telling rank's node does not run this user's jobs. To find that out costs the job nothing.
     """
     wish = None if attempt.stop is None else attempt.stop.kind
-    if wish is None and exit.stopped in (StopKind.CANCEL, StopKind.REQUEUE):
+    if wish in (None, StopKind.SIBLING) and exit.stopped in (StopKind.CANCEL, StopKind.REQUEUE):
         wish = exit.stopped  # asked for by a controller that was restored since, and forgot
     canceled = Cause(CauseCode.CANCELED, f"by {attempt.stop.by}" if attempt.stop else "by request")
     succeeded = exit.reason is EndReason.EXITED and exit.stopped is None and exit.exit_code == 0
@@ -298,7 +344,7 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
     if exit.reason is EndReason.NODE_LOST or exit.stopped is StopKind.FENCE:
         cause = Cause(CauseCode.NODE_LOST, exit.text or f"node {rank.node} was lost")
         return _loss(job, cause) if job.requeue else Verdict(JobEvent.FAIL, cause)
-    if exit.reason is EndReason.NEVER_STARTED and rank.started_at is None and wish is None:
+    if exit.reason is EndReason.NEVER_STARTED and rank.started_at is None and wish in (None, StopKind.SIBLING):
         cause = Cause(CauseCode.NEVER_STARTED, exit.text or "never started")
         return Verdict(JobEvent.REQUEUE, cause) if no_account else _loss(job, cause)
     if exit.stopped is StopKind.TIME_LIMIT:
@@ -314,7 +360,7 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
 
 def _own_failure(job: Job, wish: StopKind | None, cause: Cause) -> Verdict:
     """A failure of the job itself: again while --max-retries lasts, unless someone has asked it to end."""
-    if wish in (None, StopKind.VANISHED) and job.retries_used < job.max_retries:
+    if wish in (None, StopKind.VANISHED, StopKind.SIBLING) and job.retries_used < job.max_retries:
         return Verdict(JobEvent.REQUEUE, cause, retries=1)
     return Verdict(JobEvent.FAIL, cause)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpuq import arrays
+from gpuq import arrays, constraint
 from gpuq.errors import Conflict, InvalidRequest, NotAuthorised, NotFound
 from gpuq.model import EndReason, Job, JobId, JobSpec, OnLost, Request, StopKind
 from gpuq.protocol import Selection, Submission
@@ -90,8 +90,6 @@ def _name_from(asked: Submission) -> str:
 
 def request_of(asked: Submission) -> Request:
     """The resources asked for, with -G (whole job) and --gpus-per-node brought together."""
-    if asked.nodes != 1:
-        raise InvalidRequest("jobs on more than one node (-N) are not in this version of gpuq", "use -N 1")
     per_node = asked.gpus_per_node
     if asked.gpus is not None:
         if asked.gpus % asked.nodes:
@@ -101,11 +99,18 @@ def request_of(asked: Submission) -> Request:
         per_node = asked.gpus // asked.nodes
     if not per_node and (asked.gpu_type is not None or asked.gpu_memory_bytes is not None):
         raise InvalidRequest("a GPU type or memory is asked for, but no GPU", "add for example -G 1")
+    if asked.shared and asked.gpu_memory_bytes is None:
+        raise InvalidRequest("a shared GPU is asked for, but not how much of its memory", "add --gpu-mem 20G")
+    if len(asked.only_nodes) and len(set(asked.only_nodes) - set(asked.not_nodes)) < asked.nodes:
+        raise InvalidRequest(f"-w names fewer nodes than the {asked.nodes} of -N", "name more, or leave -w out")
     return Request(
         nodes=asked.nodes,
         gpus_per_node=per_node or 0,
         gpu_type=asked.gpu_type.lower() if asked.gpu_type else None,
-        gpu_memory_bytes=asked.gpu_memory_bytes,
+        gpu_memory_bytes=None if asked.shared else asked.gpu_memory_bytes,
+        gpu_share_bytes=asked.gpu_memory_bytes if asked.shared else None,
+        constraint=constraint.normal(asked.constraint) if asked.constraint.strip() else "",
+        exclusive=asked.exclusive,
         cpus=asked.cpus,
         memory_bytes=asked.memory_bytes,
         only_nodes=tuple(sorted(set(asked.only_nodes))),

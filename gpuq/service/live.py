@@ -15,7 +15,7 @@ from gpuq import arrays
 from gpuq.errors import GpuqError, Unavailable
 from gpuq.model import AttemptUid, Job, JobId, JobSpec, NodeName, NodeSample, Now
 from gpuq.protocol import Submission, SyncReply, SyncRequest
-from gpuq.scheduler import Explainer
+from gpuq.scheduler import Explainer, NodeAnswer
 from gpuq.service.board import ENDED_SECONDS, KEPT_ENDED, Board, Ended
 from gpuq.service.commands import Actor, UserCommand
 from gpuq.service.controller import Controller, DryRun
@@ -261,9 +261,13 @@ class LiveController:
             self._explainer = now, shared
         return shared
 
-    def why(self, job: Job) -> list[tuple[NodeName, bool, str]]:
-        """For each node by name: whether the job fits there now, and what is short."""
+    def why(self, job: Job) -> list[NodeAnswer]:
+        """For each node by name: what the job is short of there, and who holds it."""
         return self._controller.why(job)
+
+    def instead(self, job: Job) -> list[str]:
+        """What would start now in place of what the job asks for."""
+        return self._controller.instead(job)
 
     def dry_run(self, actor: Actor, submission: Submission) -> DryRun:
         """What would become of this submission now; raises as a submit would."""

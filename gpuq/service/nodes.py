@@ -13,9 +13,11 @@ from gpuq.model import (
     Cause,
     CauseCode,
     EndReason,
+    Job,
     Node,
     NodeName,
     OnLost,
+    Rank,
     RankPhase,
     StopKind,
 )
@@ -88,15 +90,17 @@ def _compare(draft: Draft, uid: AttemptUid, name: NodeName, holds: set[AttemptUi
     index = rank_of(attempt, name)
     assert index is not None
     mine = attempt.ranks[index]
-    if uid not in holds and mine.phase in (RankPhase.ACCEPTED, RankPhase.RUNNING):
+    # A gang's ranks begin together: one that its agent does not know, while others run, was forgotten after a restore.
+    known = mine.phase is not RankPhase.ORDERED or any(rank.started_at is not None for rank in attempt.ranks)
+    if uid not in holds and known and mine.phase is not RankPhase.ENDED:
         if rebooted:
-            execution.end_all(draft, attempt, job, EndReason.NODE_LOST, f"node {name} was restarted")
+            execution.end_on(draft, attempt, job, name, EndReason.NODE_LOST, f"node {name} was restarted")
             return
         if attempt.stop is None:
             job = execution.stop(draft, attempt, job, StopKind.VANISHED, "gpuq", "its agent no longer knows it")
             attempt = draft.attempt(uid) or attempt
     if job.state is JobState.LOST:
-        execution.found(draft, attempt, job)
+        execution.found(draft, attempt, job, name)
 
 
 def _adopt(draft: Draft, name: NodeName, word: RankReport, order: RunOrder) -> Attempt | None:
@@ -112,7 +116,7 @@ def _adopt(draft: Draft, name: NodeName, word: RankReport, order: RunOrder) -> A
         return None
     for rank in order.ranks:
         others = (other for held in draft.attempts_on(rank.node) if held != rival for other in held.ranks)
-        if any(other.node == rank.node and not set(rank.gpus).isdisjoint(other.gpus) for other in others):
+        if any(other.node == rank.node and _clash(rank, other) for other in others):
             return None  # the holder is gone by the node's word, or is about to be; this one is asked for again
     if rival is not None:  # a later attempt was granted, so this one had ended
         text = f"ended before attempt {order.number} began, which is all that is known"
@@ -124,7 +128,17 @@ def _adopt(draft: Draft, name: NodeName, word: RankReport, order: RunOrder) -> A
     draft.put_job(job)
     draft.put_spec(job.array_id, order.spec)
     draft.event("attempt.adopted", "reported by its node, not on record here", job=job, attempt=order.number)
-    return draft.put_attempt(Attempt(order.uid, job.id, order.number, order.ranks, order.granted_at, job.on_lost))
+    return draft.put_attempt(
+        Attempt(order.uid, job.id, order.number, order.ranks, order.granted_at, job.on_lost, order.port)
+    )
+
+
+def _clash(rank: Rank, other: Rank) -> bool:
+    """Whether both cannot hold what they were granted of one node. Shares are taken as they are: what is too much for
+    a GPU then runs there already.
+    """
+    shared = rank.gpu_share_bytes is not None and other.gpu_share_bytes is not None
+    return not shared and not set(rank.gpus).isdisjoint(other.gpus)
 
 
 def _is_sound(draft: Draft, name: NodeName, word: RankReport, order: RunOrder) -> bool:
@@ -140,6 +154,7 @@ def _is_sound(draft: Draft, name: NodeName, word: RankReport, order: RunOrder) -
         and all(rank.phase is RankPhase.ORDERED for rank in order.ranks)
         and all(0 <= gpu < MAX_GPUS for rank in order.ranks for gpu in rank.gpus)
         and all(rank.cpus >= 0 and rank.memory_bytes >= 0 for rank in order.ranks)
+        and all(rank.gpu_share_bytes is None or rank.gpu_share_bytes > 0 for rank in order.ranks)
         and job.state is JobState.ALLOCATED
         and job.attempt == order.number > 0
         and job.array is None
@@ -165,6 +180,7 @@ class Orders:
 
     run: tuple[tuple[Attempt, int], ...] = ()
     stop: tuple[StopOrder, ...] = ()
+    go: tuple[AttemptUid, ...] = ()
     extend: tuple[AttemptUid, ...] = ()
     forget: tuple[AttemptUid, ...] = ()
     describe: tuple[AttemptUid, ...] = ()
@@ -176,14 +192,26 @@ class Orders:
         runs = {("run", attempt.uid) for attempt, _ in self.run}
         stops = {(f"stop {order.kind.value}", order.uid) for order in self.stop}
         pardons = {(f"pardon {order.fault}", order.uuid) for order in self.pardon}
-        return frozenset(runs | stops | pardons | {("describe", uid) for uid in self.describe})
+        steps = {("go", uid) for uid in self.go} | {("describe", uid) for uid in self.describe}
+        return frozenset(runs | stops | pardons | steps)
+
+
+def as_ordered(attempt: Attempt, job: Job) -> tuple[Attempt, Job] | None:
+    """Both as they were when granted, which is what a run order says of them; None if none may be given any more.
+
+    The first rank to accept moves the job on, the orders of the others may still have to leave.
+    """
+    if attempt.stop is not None or job.state not in (JobState.ALLOCATED, JobState.STARTING):
+        return None
+    ranks = tuple(replace(rank, phase=RankPhase.ORDERED, started_at=None, exit=None) for rank in attempt.ranks)
+    return replace(attempt, ranks=ranks), replace(job, state=JobState.ALLOCATED)
 
 
 def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: frozenset[AttemptUid]) -> Orders:
     """Every order that is not carried out yet, as far as the request shows; repeated until it is."""
     holds = set(request.holds)
     run: list[tuple[Attempt, int]] = []
-    stop, extend, forget, describe, given_up = [], [], [], [], []
+    stop, go, extend, forget, describe, given_up = [], [], [], [], [], []
     known = set()
     for attempt in view.attempts_on(name):
         known.add(attempt.uid)
@@ -198,8 +226,10 @@ def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: froze
         assert job is not None
         if attempt.stop is not None:
             stop.append(StopOrder(attempt.uid, attempt.stop.kind, job.grace_seconds))
-        elif rank.phase is RankPhase.ORDERED and attempt.uid not in holds and job.state is JobState.ALLOCATED:
+        elif rank.phase is RankPhase.ORDERED and attempt.uid not in holds and as_ordered(attempt, job):
             run.append((attempt, index))
+        elif rank.phase is RankPhase.READY and attempt.may_go:
+            go.append(attempt.uid)
         if attempt.on_lost is OnLost.FENCE:
             extend.append(attempt.uid)
     words = {word.uid: word for word in request.reports}
@@ -218,6 +248,7 @@ def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: froze
     return Orders(
         tuple(run),
         tuple(stop),
+        tuple(go),
         tuple(extend),
         tuple(forget),
         tuple(describe),
@@ -241,7 +272,7 @@ def silence(draft: Draft, command: Silence) -> None:
     for attempt in attempts:
         job = draft.job(attempt.job)
         if job is not None:
-            execution.lose(draft, attempt, job)
+            execution.lose(draft, attempt, job, command.name)
 
 
 # ---------------------------------------------------------------- what admins ask
@@ -282,7 +313,8 @@ def remove(draft: Draft, command: RemoveNode) -> dict[str, Any]:
     for attempt in held:
         job = draft.job(attempt.job)
         if job is not None:
-            execution.end_all(draft, attempt, job, EndReason.NODE_LOST, f"node {name} was removed by {actor.user}")
+            text = f"node {name} was removed by {actor.user}"
+            execution.end_on(draft, attempt, job, name, EndReason.NODE_LOST, text)
     draft.drop_node(name)
     revoke_all(draft, actor, lambda token: token.node == name)
     draft.event("node.removed", f"by {actor.user}", node=name, user=actor.user, address=actor.address)

@@ -17,7 +17,7 @@ from typing import Any
 
 from gpuq.changes import PutToken
 from gpuq.errors import Conflict, Incompatible
-from gpuq.model import Attempt, Job, JobId, Node, User
+from gpuq.model import Attempt, Job, JobId, Node, PastRun, User
 from gpuq.settings import Settings
 from gpuq.states import JobState
 from gpuq.store import attempts, jobs, nodes, settings, tokens, users
@@ -36,7 +36,8 @@ _READER_CACHE_KIB = 4_096
 class Snapshot:
     """Everything that has not ended, as of one committed change.
 
-    jobs holds jobs, elements and arrays in submit order; attempts are the live ones, oldest first; nodes and
+    jobs holds jobs, elements and arrays in submit order; attempts are the live ones, oldest first; past are the
+    latest that have ended, in the order in which they did; nodes and
     users are by name; tokens are those that were not revoked.
     element_counts has an entry for each array in jobs and counts the elements that have a row, ended ones included.
     """
@@ -44,6 +45,7 @@ class Snapshot:
     jobs: list[Job]
     element_counts: Mapping[JobId, Mapping[JobState, int]]
     attempts: list[Attempt]
+    past: list[PastRun]
     nodes: list[Node]
     users: list[User]
     tokens: list[PutToken]
@@ -116,6 +118,7 @@ class Store:
                 jobs=unfinished,
                 element_counts={job.id: jobs.element_counts(conn, job.id) for job in unfinished if job.array},
                 attempts=attempts.live(conn),
+                past=attempts.past(conn),
                 nodes=nodes.every(conn),
                 users=users.every(conn),
                 tokens=tokens.live(conn),

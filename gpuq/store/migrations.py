@@ -33,8 +33,30 @@ def _users(conn: Connection) -> None:
     )
 
 
+_HELD_TWICE = """
+    SELECT RAISE(ABORT, 'grants: a GPU would be held whole and shared')
+    WHERE EXISTS (SELECT 1 FROM grants WHERE live = 1 AND share_bytes IS NULL
+                  AND node = NEW.node AND gpu_index = NEW.gpu_index)
+      AND EXISTS (SELECT 1 FROM grants WHERE live = 1 AND share_bytes IS NOT NULL
+                  AND node = NEW.node AND gpu_index = NEW.gpu_index);
+"""
+
+
+def _shares(conn: Connection) -> None:
+    """2 to 3: shares of GPUs, and the port of an attempt with several ranks."""
+    conn.execute("ALTER TABLE attempts ADD COLUMN port INTEGER")
+    conn.execute("ALTER TABLE grants ADD COLUMN share_bytes INTEGER")
+    conn.execute("DROP INDEX grants_live")
+    conn.execute("CREATE UNIQUE INDEX grants_live ON grants (node, gpu_index) WHERE live = 1 AND share_bytes IS NULL")
+    conn.execute("CREATE INDEX grants_shared ON grants (node, gpu_index) WHERE live = 1 AND share_bytes IS NOT NULL")
+    conn.execute(f"CREATE TRIGGER grants_added AFTER INSERT ON grants WHEN NEW.live = 1 BEGIN {_HELD_TWICE} END")
+    conn.execute(
+        f"CREATE TRIGGER grants_revived AFTER UPDATE OF live ON grants WHEN NEW.live = 1 BEGIN {_HELD_TWICE} END"
+    )
+
+
 FIRST_SCHEMA = 1
-MIGRATIONS: tuple[Migration, ...] = (_users,)  # the first goes from schema 1 to 2
+MIGRATIONS: tuple[Migration, ...] = (_users, _shares)  # the first goes from schema 1 to 2
 SCHEMA = FIRST_SCHEMA + len(MIGRATIONS)  # what schema.sql creates
 
 

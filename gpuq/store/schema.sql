@@ -1,4 +1,4 @@
--- Schema 2 of the controller's database: what decisions are made from, and what was decided.
+-- Schema 3 of the controller's database: what decisions are made from, and what was decided.
 --
 -- A job is named by one integer, its key: number << 32 | (index + 1), the low half 0 for a job or array as submitted.
 -- So keys ascend in submit order, the elements of an array follow it in one range, and every index ends in submit order.
@@ -81,6 +81,7 @@ CREATE TABLE attempts (
     ranks      TEXT NOT NULL,
     granted_at REAL NOT NULL,
     on_lost    TEXT NOT NULL,
+    port       INTEGER, -- on the node of rank 0, where there are more ranks
     stop       TEXT,
     lost_since REAL,
     ended_at   REAL,
@@ -91,18 +92,34 @@ CREATE INDEX attempts_job ON attempts (job, number);
 -- A job never has two live attempts.
 CREATE UNIQUE INDEX attempts_live ON attempts (job) WHERE ended_at IS NULL;
 
--- What each attempt holds, or held: one row per GPU.
+-- What each attempt holds, or held: one row per GPU, with its share of the memory where it does not hold all of it.
 CREATE TABLE grants (
-    attempt   TEXT NOT NULL,
-    rank      INTEGER NOT NULL,
-    gpu_index INTEGER NOT NULL,
-    node      TEXT NOT NULL,
-    live      INTEGER NOT NULL CHECK (live IN (0, 1)),
+    attempt     TEXT NOT NULL,
+    rank        INTEGER NOT NULL,
+    gpu_index   INTEGER NOT NULL,
+    node        TEXT NOT NULL,
+    live        INTEGER NOT NULL CHECK (live IN (0, 1)),
+    share_bytes INTEGER, -- NULL: the whole GPU
     PRIMARY KEY (attempt, rank, gpu_index)
 ) WITHOUT ROWID;
 
--- A GPU never has two holders.
-CREATE UNIQUE INDEX grants_live ON grants (node, gpu_index) WHERE live = 1;
+-- A GPU never has two holders, nor beside one that holds it whole others that share it.
+CREATE UNIQUE INDEX grants_live ON grants (node, gpu_index) WHERE live = 1 AND share_bytes IS NULL;
+CREATE INDEX grants_shared ON grants (node, gpu_index) WHERE live = 1 AND share_bytes IS NOT NULL;
+CREATE TRIGGER grants_added AFTER INSERT ON grants WHEN NEW.live = 1 BEGIN
+    SELECT RAISE(ABORT, 'grants: a GPU would be held whole and shared')
+    WHERE EXISTS (SELECT 1 FROM grants WHERE live = 1 AND share_bytes IS NULL
+                  AND node = NEW.node AND gpu_index = NEW.gpu_index)
+      AND EXISTS (SELECT 1 FROM grants WHERE live = 1 AND share_bytes IS NOT NULL
+                  AND node = NEW.node AND gpu_index = NEW.gpu_index);
+END;
+CREATE TRIGGER grants_revived AFTER UPDATE OF live ON grants WHEN NEW.live = 1 BEGIN
+    SELECT RAISE(ABORT, 'grants: a GPU would be held whole and shared')
+    WHERE EXISTS (SELECT 1 FROM grants WHERE live = 1 AND share_bytes IS NULL
+                  AND node = NEW.node AND gpu_index = NEW.gpu_index)
+      AND EXISTS (SELECT 1 FROM grants WHERE live = 1 AND share_bytes IS NOT NULL
+                  AND node = NEW.node AND gpu_index = NEW.gpu_index);
+END;
 
 CREATE TABLE nodes (
     name        TEXT PRIMARY KEY,

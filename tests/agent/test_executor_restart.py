@@ -107,7 +107,7 @@ def test_adopted_run_can_be_stopped_and_extended_before_it_is_connected(tmp_path
 
 def test_lease_ends_a_job_whose_agent_is_dead(tmp_path):
     job = shell("trap '' TERM; setsid sleep 300 & sleep 300", grace=1)
-    KilledAgent(tmp_path, job, lease=boottime() + 1.0)
+    KilledAgent(tmp_path, job, lease=boottime() + 4.0)
     supervisor = supervisor_of(tmp_path / "runs" / f"{job.uid}.0")
     deadline = time.monotonic() + 30
     while start_time(supervisor) is not None:

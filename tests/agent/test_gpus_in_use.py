@@ -159,7 +159,8 @@ def test_a_job_that_fails_because_its_gpu_did_is_not_blamed_for_it(stage: GpuSta
         await stage.until(lambda: {"u1", "u2"} <= stage.controller.ends.keys())
         end = stage.controller.ends["u1"]
         assert end.gpu_fault == "GPU 2 of a1: 1 uncorrectable memory error"
-        assert (end.exit_code, end.stopped) in ((3, None), (None, StopKind.GPU_FAULT))
+        # On a busy machine it may come to its own end after it was told to stop.
+        assert end.exit_code == 3 or (end.exit_code, end.stopped) == (None, StopKind.GPU_FAULT)
         assert (stage.controller.ends["u2"].exit_code, stage.controller.ends["u2"].gpu_fault) == (4, "")
 
     play(stage, scene)

@@ -108,7 +108,7 @@ def test_inventory_follows_the_last_sample(proc: Path) -> None:
     assert it.inventory().gpus == ()
     assert it.inventory().gpu_note == "the GPUs have not been read yet"
     assert it.sample(Now(0, 0), {}).gpus == (GpuSample(0, 5),)
-    assert it.inventory() == Inventory("host1", (GPU,), 16, 64 << 30, False, VERSION, "550.1", "a note")
+    assert it.inventory() == Inventory("host1", (GPU,), 16, 64 << 30, False, VERSION, "550.1", gpu_note="a note")
     sick = dataclasses.replace(GPU, health=GpuHealth.UNKNOWN, health_text="silent")
     driver.reading = GpuReading((sick,), (GpuSample(0),))
     assert it.inventory().gpus == (GPU,)

@@ -36,6 +36,7 @@ def test_everyone_reads_the_settings_and_only_admins_change_them(running: Runnin
 def test_what_was_shown_can_be_sent_back_and_a_dry_run_changes_nothing(running: Running) -> None:
     shown = running.get("/settings")["settings"]
     shown["queues"] = {"lab": {"max_jobs_per_user": 3}}
+    shown["quotas"] = {"ann": {"gpu_hours": 3}}
     tried = put(running, query="?dry_run=true", **shown).json
     assert tried["changes"] == [
         {
@@ -43,12 +44,18 @@ def test_what_was_shown_can_be_sent_back_and_a_dry_run_changes_nothing(running: 
             "before": None,
             "after": {"max_jobs_per_user": 3},
             "text": "queues.lab: added, max_jobs_per_user = 3",
-        }
+        },
+        {
+            "path": "quotas.ann",
+            "before": None,
+            "after": {"gpu_hours": 3},
+            "text": "quotas.ann: added, gpu_hours = 3",
+        },
     ]
-    assert (tried["from_version"], tried["version"], tried["kept_only"]) == (0, 1, ["queues.lab.max_jobs_per_user"])
+    assert (tried["from_version"], tried["version"], tried["kept_only"]) == (0, 1, ["quotas.ann.gpu_hours"])
     assert running.get("/settings")["settings"]["version"] == 0
     assert put(running, **shown).json == tried
-    assert running.get("/settings")["kept_only"] == ["queues.lab.max_jobs_per_user"]
+    assert running.get("/settings")["kept_only"] == ["quotas.ann.gpu_hours"]
     assert "at 1 now" in put(running, version=0).refused(409)
 
 

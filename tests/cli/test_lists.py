@@ -128,6 +128,72 @@ def test_why_says_the_reason_and_each_nodes_shortfall(api: FakeApi, gpuq: Gpuq) 
     assert gpuq("why", "8").out == "job 8 is RUNNING: it does not wait\n"
 
 
+def test_why_says_when_it_may_start_who_holds_what_and_what_would_fit(api: FakeApi, gpuq: Gpuq) -> None:
+    holders = [
+        {"job": "3", "gpus": 4, "until": "2026-11-21T05:53:12.042Z", "by_limit": True},
+        {"job": "4", "gpus": 1, "until": "2026-11-21T05:53:12.042Z", "by_limit": False},
+        {"job": "5", "gpus": 0, "until": None, "by_limit": None},
+    ]
+    found = {
+        "id": "8",
+        "state": "QUEUED",
+        "reason": {"code": "resources", "text": "waits for 3 more GPUs"},
+        "expected_start": {"at": "2026-11-21T05:53:12.042Z", "by_limits": True},
+        "instead": ["with 3 GPUs", "on 1 node"],
+        "nodes": [{"node": "n1", "fits": False, "text": "has 3 of 8 GPUs free", "held_by": holders}],
+    }
+    api.on("GET", "/jobs/8/why", found)
+    _, start, fits, _, header, line = gpuq("why", "8").out.splitlines()
+    assert start.startswith("expected start: ")
+    assert start.endswith(", at the latest")
+    assert fits == "would fit now: with 3 GPUs or on 1 node"
+    assert header.endswith("HELD BY")
+    assert "3 (4 GPUs) until " in line
+    assert "4 (1 GPU) until about " in line
+    assert line.endswith(", 5")
+
+
+def test_queue_start_lists_what_waits_in_the_order_in_which_it_is_expected(api: FakeApi, gpuq: Gpuq) -> None:
+    late, soon = ({"at": f"2026-11-21T0{hour}:00:00.000Z", "by_limits": hour == 5} for hour in (6, 5))
+    reason = {"code": "resources", "text": "waits"}
+    rows = [[id, "n", "ann", "main", 1, reason, at] for id, at in (("1", late), ("2", None), ("3", soon))]
+    api.on("GET", "/jobs", {"fields": [], "rows": rows, "next": None})
+    lines = gpuq("queue", "--start").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ID", "3", "1", "2"]
+    assert [line.split()[-2] for line in lines[1:]] == ["limits", "history", "-"]
+    items = json.loads(gpuq("queue", "--start", "--json").out)["items"]
+    assert [(item["id"], item["expected_start"]) for item in items] == [("3", soon), ("1", late), ("2", None)]
+
+
+def test_show_lists_how_each_rank_of_a_gang_ended(api: FakeApi, gpuq: Gpuq) -> None:
+    ranks = [
+        {"node": "n1", "phase": "ended", "exit_code": None, "signal": 15, "stopped": "sibling"},
+        {"node": "n2", "phase": "ended", "exit_code": 7, "signal": None, "stopped": None},
+        {"node": "n3", "phase": "ready", "exit_code": None, "signal": None, "stopped": None},
+    ]
+    attempt = {
+        "number": 1,
+        "uid": "u",
+        "nodes": [{"node": f"n{i}", "gpus": [0]} for i in (1, 2, 3)],
+        "ranks": ranks,
+        "granted_at": "2026-11-21T05:53:12.042Z",
+        "started_at": None,
+        "ended_at": None,
+        "exit_code": 7,
+        "signal": None,
+        "cause": None,
+        "log_bytes": 1,
+    }
+    api.on("GET", "/jobs/1042", job(attempts=[attempt]))
+    lines = gpuq("show", "1042").out.splitlines()[-4:]
+    assert [" ".join(line.split()) for line in lines] == [
+        "RANK NODE HOW",
+        "0 n1 signal 15, stopped as another failed",
+        "1 n2 exit code 7",
+        "2 n3 ready",
+    ]
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [

@@ -56,7 +56,7 @@ def test_run_gives_output_exit_code_and_gpus(gpuq: Gpuq) -> None:
     assert done.stdout.splitlines()[0].count(",") == 1
     assert done.stdout.endswith("\nend")
     assert gpuq("run", "sh", "-c", "kill -9 $$").returncode == 137
-    assert gpuq("run", "-N", "2", "true").returncode in (2, 125)
+    assert gpuq("run", "-N", "2", "-G", "3", "true").returncode in (2, 125)
 
 
 def test_job_runs_in_this_folder_with_this_shells_variables(gpuq: Gpuq, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_pages_actions_and_reads_of_any_kind(real: Running) -> None:
         listed = await client.get("/jobs", {"ids": ",".join(ids), "fields": "id,reason"})
         assert listed["rows"][0] == [ids[0], {"code": "held", "text": "held by ann"}]
         dry = await client.post("/jobs", {"command": ["true"]}, "dry-00001", params={"dry_run": 1})
-        assert set(dry) == {"starts_now", "nodes", "reason"}
+        assert set(dry) == {"starts_now", "nodes", "reason", "expected_start", "instead"}
         changed = await client.post(f"/jobs/{ids[0]}", {"name": "renamed"}, "name-0001", method="PATCH")
         assert changed["name"] == "renamed"
         assert client.latency_seconds is not None

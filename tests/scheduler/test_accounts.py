@@ -8,7 +8,7 @@ from gpuq.accounts import Accounts, JobsOf, Refusal
 from gpuq.changes import PutNode
 from gpuq.codec import decode, encode
 from gpuq.model import EndReason, ExitRecord, Inventory, JobId, Node, Request
-from gpuq.scheduler import shortfalls
+from gpuq.scheduler import by_node
 from gpuq.scheduler.fit import fits, rooms
 from gpuq.service.commands import Actor
 from gpuq.states import JobState, NodeState
@@ -39,7 +39,9 @@ def test_who_is_known_nowhere_is_told_by_name_what_each_node_runs() -> None:
     desk = Desk(node("n1", ADAS), node("n2", NO_BOB))
     job = desk.submit(BOB, gpus=1)
     assert say(desk, job) == "account: no node runs jobs of bob: n1 runs only jobs of ada, n2 has no account bob"
-    assert shortfalls(desk.cluster, desk.job(job), desk.policy) == [
+    assert [
+        (said.node, not said.short, said.short) for said in by_node(desk.cluster, desk.job(job), desk.now, desk.policy)
+    ] == [
         ("n1", False, "runs only jobs of ada"),
         ("n2", False, "has no account bob"),
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from gpuq.changes import PutNode
 from gpuq.model import Dependency, DependencyKind, JobId, NodeName
-from gpuq.scheduler import explain, shortfalls
+from gpuq.scheduler import by_node, explain
 from gpuq.states import NodeState
 from gpuq.view import Policy
 from tests.service.builders import REQUEUED, Desk, a_node
@@ -119,7 +119,9 @@ def test_why_names_every_node_with_what_is_short() -> None:
     )
     desk.states[NodeName("n3")] = NodeState.SUSPECT
     job = desk.submit(gpus=2, not_nodes=("n3",))
-    assert shortfalls(desk.cluster, desk.job(job), desk.policy) == [
+    assert [
+        (said.node, not said.short, said.short) for said in by_node(desk.cluster, desk.job(job), desk.now, desk.policy)
+    ] == [
         ("n1", True, ""),
         ("n2", False, "has 1 of 2 GPUs free"),
         ("n3", False, "is not among the nodes asked for and is suspect"),

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gpuq.model import Gpu, GpuHealth, JobId, NodeName, WaitCode
+from gpuq.model import Gpu, GpuHealth, JobId, NodeName
+from gpuq.reasons import WaitCode
 from gpuq.scheduler import plan
 from gpuq.states import ACTIVE, JobState, NodeState
 from tests.service.builders import ADA, REQUEUED, ROOT, Desk, a_node, an_inventory

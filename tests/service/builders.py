@@ -20,9 +20,9 @@ from gpuq.model import (
     Now,
     RankPhase,
     StopKind,
-    WaitReason,
 )
 from gpuq.protocol import RankReport, Selection, Submission, SyncRequest
+from gpuq.reasons import WaitReason
 from gpuq.scheduler import explain
 from gpuq.service.commands import (
     Actor,

@@ -8,8 +8,9 @@ import pytest
 
 from gpuq.cluster import Cluster
 from gpuq.errors import Conflict, NotFound, Unavailable
-from gpuq.model import Dependency, DependencyKind, JobId, RankPhase, WaitCode
+from gpuq.model import Dependency, DependencyKind, JobId, RankPhase
 from gpuq.protocol import RankReport, Selection, Submission
+from gpuq.reasons import WaitCode
 from gpuq.service.commands import Cancel, Submit
 from gpuq.states import NodeState
 from tests.service.builders import ADA, BOB, WALL, exited

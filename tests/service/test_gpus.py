@@ -9,8 +9,9 @@ import pytest
 
 from gpuq.errors import Conflict, NotAuthorised, NotFound
 from gpuq.gpu_use import ForeignUse
-from gpuq.model import EndReason, ExitRecord, Gpu, GpuHealth, Inventory, NodeName, StopKind, WaitCode
+from gpuq.model import EndReason, ExitRecord, Gpu, GpuHealth, Inventory, NodeName, StopKind
 from gpuq.protocol import GpuPardon, SyncRequest
+from gpuq.reasons import WaitCode
 from gpuq.service.commands import Uncordon
 from gpuq.service.nodes import orders
 from tests.service.builders import ADA, ROOT, WALL, Desk, an_inventory, exited

@@ -68,8 +68,11 @@ def test_what_gpus_are_asked_to_be_is_kept_in_one_spelling() -> None:
     [
         ({"gpus": 4, "gpus_per_node": 2}, "disagree"),
         ({"gpus": 0, "gpus_per_node": 2}, "disagree"),
-        ({"nodes": 2}, "more than one node"),
-        ({"nodes": 2, "gpus": 3}, "more than one node"),
+        ({"nodes": 2, "gpus": 3}, "does not divide"),
+        ({"nodes": 2, "only_nodes": ("n1",)}, "fewer nodes"),
+        ({"gpus": 1, "shared": True}, "how much"),
+        ({"shared": True, "gpu_memory_bytes": 1}, "no GPU"),
+        ({"constraint": "rack="}, "not a constraint"),
         ({"queue": "fast"}, "no queue 'fast'"),
         ({"command": ()}, "no command"),
         ({"array": "9-1"}, "not a range"),

@@ -21,7 +21,7 @@ from gpuq.changes import (
     PutToken,
     PutUser,
 )
-from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, User
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, PastRun, User
 from gpuq.settings import Settings
 from gpuq.states import FINAL, JobState
 from tests.simulation.clock import Clock
@@ -88,6 +88,10 @@ class Disk:
     @property
     def attempts(self) -> list[Attempt]:
         return [attempt for attempt in self.all_attempts.values() if attempt.live]
+
+    @property
+    def past(self) -> list[PastRun]:
+        return []  # estimates are no part of what must be the same after a crash
 
     @property
     def nodes(self) -> list[Node]:

@@ -9,7 +9,7 @@ from gpuq.cluster import Cluster
 from gpuq.model import Attempt, EndReason, ExitRecord, JobId, OnLost, StopKind
 from gpuq.scheduler import plan
 from gpuq.states import JobState
-from tests.simulation.machines import Process
+from tests.simulation.machines import GPU_BYTES, Process
 from tests.simulation.world import PATIENCE_SECONDS, TROUBLE_SECONDS, Broken, World, release_held
 
 
@@ -17,26 +17,48 @@ def check(world: World) -> None:
     """After every step. Numbers are those of section 8."""
     _one_holder_a_gpu(world)
     _one_live_attempt_a_job(world)
+    _gangs_begin_whole(world)
     _held_until_gone(world)
     _acknowledged_is_durable(world)
     _acknowledged_is_known(world)
 
 
 def _one_holder_a_gpu(world: World) -> None:  # 1
-    holders = Counter(
-        (process.machine.name, gpu)
-        for process in world.processes()
-        for gpu in process.order.ranks[process.order.rank].gpus
-    )
-    for (node, gpu), count in holders.items():
-        if count > 1:
-            raise Broken(f"1: GPU {gpu} of {node} has {count} holders")
+    whole: Counter[tuple[str, int]] = Counter()
+    shared: Counter[tuple[str, int]] = Counter()
+    for process in world.processes():
+        rank = process.order.ranks[process.order.rank]
+        for gpu in rank.gpus:
+            if rank.gpu_share_bytes is None:
+                whole[rank.node, gpu] += 1
+            else:
+                shared[rank.node, gpu] += rank.gpu_share_bytes
+    for (node, gpu), count in whole.items():
+        if count > 1 or shared[node, gpu]:
+            raise Broken(f"1: GPU {gpu} of {node} has {count} holders and {shared[node, gpu]} bytes given to others")
+    for (node, gpu), held in shared.items():
+        if held > GPU_BYTES:
+            raise Broken(f"1: of GPU {gpu} of {node} {held} bytes are given away, it has {GPU_BYTES}")
 
 
 def _one_live_attempt_a_job(world: World) -> None:  # 3
-    for job, count in Counter(process.job for process in world.processes()).items():
+    ranks = Counter((process.uid, process.order.rank) for process in world.processes())
+    for (uid, rank), count in ranks.items():
+        if count > 1:
+            raise Broken(f"3: rank {rank} of {uid} runs {count} times at once")
+    attempts = Counter(job for job, _ in {(process.job, process.uid) for process in world.processes()})
+    for job, count in attempts.items():
         if count > 1:
             raise Broken(f"3: job {job} runs {count} times at once")
+
+
+def _gangs_begin_whole(world: World) -> None:  # 5
+    for process in world.processes():
+        if process.started_at is not None and len(process.order.ranks) > 1:
+            nodes = {rank.node for rank in process.order.ranks}
+            ready = {p.machine.name for m in world.machines for p in m.ended if p.uid == process.uid and p.was_ready}
+            if ready != nodes:
+                raise Broken(f"5: {process.uid} runs, but only {sorted(ready)} of {sorted(nodes)} were ready")
 
 
 def _held_until_gone(world: World) -> None:  # 6
@@ -91,32 +113,33 @@ def check_at_end(world: World) -> None:
 
 def _ends_are_true(world: World) -> None:  # 4
     """Every attempt's recorded end is what really happened to its process, and every job's that of its last attempt."""
-    real = {p.uid: p for machine in world.machines for p in machine.ended}
+    real = {(p.uid, p.order.rank): p for machine in world.machines for p in machine.ended}
     disk = world.host.disk
     last: dict[JobId, Attempt] = {}
     for attempt in disk.all_attempts.values():
         last[attempt.job] = max(attempt, last.get(attempt.job, attempt), key=lambda a: a.number)
-        process = real.get(attempt.uid)
-        end = None if process is None else process.exit
-        recorded = attempt.ranks[0].exit
-        if recorded is None:
-            raise Broken(f"4: attempt {attempt.uid} has no end on record")
-        if end is not None and process is not None:
-            _is_blamed_rightly(process, recorded)
-            recorded = replace(recorded, gpu_fault="")
-        proven = attempt.on_lost is OnLost.FENCE and recorded.reason is EndReason.NODE_LOST  # before anyone could tell
-        if end is not None and not proven and recorded != end:
-            raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, its process ended as {end}")
-        if end is None and recorded.reason is EndReason.EXITED and recorded.stopped is not StopKind.FENCE:
-            raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, but no such process ended")
+        for number, rank in enumerate(attempt.ranks):
+            _is_true(attempt, rank.exit, real.get((attempt.uid, number)))
     for job in disk.all_jobs.values():
         if (job.id in last and job.state is JobState.SUCCEEDED) or job.exit_code is not None:
-            recorded = last[job.id].ranks[0].exit
-            wanted = 0 if job.state is JobState.SUCCEEDED else job.exit_code
-            if recorded is None or recorded.exit_code != wanted or job.exit_code != wanted:
-                raise Broken(
-                    f"4: job {job.id} shows {job.state.value} {job.exit_code}, its attempt ended as {recorded}"
-                )
+            codes = [rank.exit.exit_code if rank.exit else None for rank in last[job.id].ranks]
+            true = codes == [0] * len(codes) if job.state is JobState.SUCCEEDED else job.exit_code in codes
+            if not true:
+                raise Broken(f"4: job {job.id} shows {job.state.value} {job.exit_code}, its ranks ended with {codes}")
+
+
+def _is_true(attempt: Attempt, recorded: ExitRecord | None, process: Process | None) -> None:
+    end = None if process is None else process.exit
+    if recorded is None:
+        raise Broken(f"4: attempt {attempt.uid} has no end on record")
+    if end is not None and process is not None:
+        _is_blamed_rightly(process, recorded)
+        recorded = replace(recorded, gpu_fault="")
+    proven = attempt.on_lost is OnLost.FENCE and recorded.reason is EndReason.NODE_LOST  # before anyone could tell
+    if end is not None and not proven and recorded != end:
+        raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, its process ended as {end}")
+    if end is None and recorded.reason is EndReason.EXITED and recorded.stopped is not StopKind.FENCE:
+        raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, but no such process ended")
 
 
 def _is_blamed_rightly(process: Process, recorded: ExitRecord) -> None:

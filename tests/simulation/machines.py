@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from typing import Protocol
 
-from agent.actions import Accept, Action, Bar, Drop, Extend, Pardon, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
 from agent.directives import Directives
 from agent.holding import Held
 from agent.runs import RunEvent
@@ -31,6 +31,7 @@ GPUS = 4
 LOOK_SECONDS = 5.0  # between an agent's looks at its GPUs, at most
 PROBE_SECONDS = 300.0  # until a GPU with a fault is found clean
 XID = "Xid 79"
+GPU_BYTES = 80 << 30
 
 
 class Uplink(Protocol):
@@ -49,6 +50,7 @@ class Process:
     alive: bool = True
     supervised: bool = True
     phase: RankPhase = RankPhase.ACCEPTED
+    was_ready: bool = False
     started_at: float | None = None
     stopping: StopKind | None = None
     exit: ExitRecord | None = None  # on the machine's disk once set
@@ -161,7 +163,20 @@ class Machine:
             reason = random.choice([EndReason.SETUP_FAILED, EndReason.LAUNCH_FAILED])
             self.clock.after(random.uniform(0.01, 3.0), lambda: self._end(process, reason))
         else:
-            self.clock.after(random.uniform(0.01, 3.0), lambda: self._running(process))
+            self.clock.after(random.uniform(0.01, 3.0), lambda: self._ready(process))
+
+    def _ready(self, process: Process) -> None:
+        process.was_ready = True
+        if len(process.order.ranks) == 1:
+            self._running(process)
+        elif process.alive and process.supervised and not process.stopping:
+            process.phase = RankPhase.READY
+            self._tell(process)
+
+    def go(self, uid: AttemptUid) -> None:
+        process = self.processes.get(uid)
+        if process is not None and process.phase is RankPhase.READY:
+            self._running(process)
 
     def _running(self, process: Process) -> None:
         if not (process.alive and process.supervised) or process.stopping:
@@ -192,6 +207,9 @@ class Machine:
             return
         process.stopping = kind
         self._tell(process, stopping=True)
+        if process.phase is RankPhase.READY:
+            self._end(process, EndReason.NEVER_STARTED, stopped=kind)
+            return
         delay = self.clock.random.uniform(0.0, min(grace, 10))
         self.clock.after(delay, lambda: self._end(process, EndReason.EXITED, signal=15, stopped=kind))
 
@@ -273,15 +291,21 @@ class Agent:
         )
         self._polls = 0
         self._adopt()
-        self.look()
+        self._read_gpus()
+        self.clock.after(0.0, self.look)  # once it is the machine's agent, and hears what becomes of those it stops
         self._beat()
 
     def look(self) -> None:
         """Reads the GPUs, as the daemon does every few seconds and before it takes an end that may be due to them."""
         if self.dead:
             return
+        self._read_gpus()
+        self._act(self.directives.gpus_failed(dict.fromkeys(self.machine.faults, XID)))
+        self._hurry()
+
+    def _read_gpus(self) -> None:
         faults = self.machine.faults
-        well = [Gpu(i, f"{self.machine.name}-gpu{i}", "H100", 80 << 30) for i in range(GPUS)]
+        well = [Gpu(i, f"{self.machine.name}-gpu{i}", "H100", GPU_BYTES) for i in range(GPUS)]
         gpus = tuple(
             replaced(gpu, health=GpuHealth.QUARANTINED, health_text=XID, fault=faults[gpu.index])
             if gpu.index in faults
@@ -290,8 +314,6 @@ class Agent:
         )
         inventory = Inventory(self.machine.name, gpus, 16, 64 << 30, True, "sim")
         self.directives.set_inventory(inventory, f"inventory {sorted(faults.items())}")
-        self._act(self.directives.gpus_failed(dict.fromkeys(faults, XID)))
-        self._hurry()
 
     def _adopt(self) -> None:
         """Looks at what it holds as the executor does at its start."""
@@ -365,6 +387,8 @@ class Agent:
                     machine.launch(order, deadline)
                 case Stop(uid, _, kind, grace):
                     machine.stop(uid, kind, grace)
+                case Go(uid, _):
+                    machine.go(uid)
                 case Extend(uid, _, deadline):
                     process = machine.processes.get(uid)
                     if process is not None and process.deadline is not None:

@@ -11,7 +11,7 @@ import pytest
 from agent.actions import Accept, Action
 from agent.directives import Directives
 from gpuq.changes import PutJob
-from gpuq.model import Attempt, AttemptUid, EndReason, Job, OnLost, RankPhase, StopKind
+from gpuq.model import Attempt, AttemptUid, EndReason, Job, NodeName, OnLost, RankPhase, StopKind
 from gpuq.service import commit, execution, tick
 from gpuq.service.draft import Draft
 from gpuq.states import JobState
@@ -107,8 +107,8 @@ def a_run_launched_again_for_a_repeated_order(patch: Patch) -> None:
 def a_fenced_job_requeued_before_its_lease_has_run_out(patch: Patch) -> None:
     lose = execution.lose
 
-    def bug(draft: Draft, attempt: Attempt, job: Job) -> None:
-        lose(draft, replace(attempt, on_lost=OnLost.FENCE), job)  # "every job may be run elsewhere"
+    def bug(draft: Draft, attempt: Attempt, job: Job, name: NodeName) -> None:
+        lose(draft, replace(attempt, on_lost=OnLost.FENCE), job, name)  # "every job may be run elsewhere"
 
     patch.setattr(execution, "lose", bug)
 

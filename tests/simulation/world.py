@@ -165,7 +165,7 @@ class World:
         return Submission(
             command=("work",),
             name=name,
-            gpus=random.choice([0, 1, 1, 2, 4]),
+            **self._places(),
             array="0-5%3" if random.random() < 0.15 else None,
             on_lost=random.choice([OnLost.KEEP, OnLost.FENCE]),
             max_retries=random.choice([0, 0, 2]),
@@ -176,6 +176,19 @@ class World:
             grace_seconds=10,
             dependencies=dependencies,
         )
+
+    def _places(self) -> dict[str, Any]:
+        """Single jobs, gangs, shares of GPUs, and jobs that want a node for themselves."""
+        random = self.clock.random
+        if random.random() < 0.25:
+            return {"nodes": random.choice([2, 2, 3]), "gpus_per_node": random.choice([0, 1, 4])}
+        if random.random() < 0.2:
+            return {
+                "gpus": random.choice([1, 2]),
+                "shared": True,
+                "gpu_memory_bytes": random.choice([20, 30, 50]) << 30,
+            }
+        return {"gpus": random.choice([0, 1, 1, 2, 4]), "exclusive": random.random() < 0.05}
 
     def _ask(self, command: UserCommand, then: Callable[[dict[str, Any]], None]) -> None:
         """A client that repeats its request, with the same request id, until it has an answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_an_attempt_that_comes_back_takes_its_gpus_back_or_is_refused(conn: sqli
     put(conn, an_attempt("aa", "1", ended_at=9.0), an_attempt("bb", "2"))
     with pytest.raises(sqlite3.IntegrityError, match="grants"):
         put(conn, an_attempt("aa", "1"))
+
+
+def shared(uid: str, job: str, **fields: Any) -> Attempt:
+    return an_attempt(uid, job, ranks=(Rank(NodeName("n1"), (0, 1), 1, 0, gpu_share_bytes=20 << 30),), **fields)
+
+
+def test_shares_of_a_gpu_lie_side_by_side_but_not_beside_one_that_has_it_whole(conn: sqlite3.Connection) -> None:
+    put(conn, shared("aa", "1"), shared("bb", "2"))
+    assert attempts.live(conn) == [shared("aa", "1"), shared("bb", "2")]
+    with pytest.raises(sqlite3.IntegrityError, match="whole and shared"):
+        put(conn, an_attempt("cc", "3", gpus=(1,)))
+    put(conn, shared("aa", "1", ended_at=9.0), shared("bb", "2", ended_at=9.0), an_attempt("cc", "3", gpus=(1,)))
+    for uid, job in (("dd", "4"), ("aa", "1")):
+        with pytest.raises(sqlite3.IntegrityError, match="whole and shared"):
+            put(conn, shared(uid, job))
 
 
 def test_a_job_that_ended_has_an_end_and_a_state_is_one_of_ours(conn: sqlite3.Connection) -> None:

@@ -131,3 +131,20 @@ def test_a_job_that_has_not_ended_runs_in_the_account_of_its_user_from_then_on(p
     assert done is not None
     assert done.request == Request(gpus_per_node=2)
     store.close()
+
+
+def test_grants_of_before_shares_hold_whole_gpus(path: Path) -> None:
+    conn = old_database(path, 2)
+    conn.execute(
+        "INSERT INTO attempts (uid, job, number, ranks, granted_at, on_lost) "
+        "VALUES ('a', 4294967296, 1, '[]', 1.0, 'keep')"
+    )
+    conn.execute("INSERT INTO grants (attempt, rank, gpu_index, node, live) VALUES ('a', 0, 3, 'n1', 1)")
+    conn.close()
+    store = Store.open(path)
+    with pytest.raises(sqlite3.IntegrityError, match="whole and shared"):
+        store.write_connection.execute(
+            "INSERT INTO grants (attempt, rank, gpu_index, node, live, share_bytes) VALUES ('b', 0, 3, 'n1', 1, 5)"
+        )
+    assert [attempt.port for attempt in store.load().attempts] == [None]
+    store.close()

@@ -73,6 +73,9 @@ EACH = [
     {"gpus": "2"},
     {"gpus": "H100:2"},
     {"gpus": "1", "gpu_type": "A100", "gpu_memory": "24G"},
+    {"gpus": "2", "gpu_memory": "20G", "shared": "yes"},
+    {"gpus": "8", "nodes": "2"},
+    {"constraint": "h100&!rack=7", "exclusive": "yes"},
     {"time": "2h30m"},
     {"time": "90"},
     {"cpus": "8", "memory": "64G"},
@@ -110,7 +113,9 @@ def test_so_it_is_for_any_fields_together_and_any_text(parts: list[dict[str, str
     for part in parts:
         filled |= part
     if not filled.get("gpus"):
-        filled = {k: v for k, v in filled.items() if k not in ("gpu_type", "gpu_memory")}
+        filled = {k: v for k, v in filled.items() if k not in ("gpu_type", "gpu_memory", "shared")}
+    elif int(filled["gpus"].rpartition(":")[2]) % int(filled.get("nodes", 1)) or "gpu_memory" not in filled:
+        filled = {k: v for k, v in filled.items() if k not in ("nodes", "shared")}  # the form says what is wrong
     if "gpu_type" in filled and ":" in filled["gpus"]:
         del filled["gpu_type"]  # two types; the form says so, see the test of its faults
     agrees(filled | {"comment": text.strip()}, INSIDE)
@@ -122,8 +127,8 @@ def test_every_option_a_person_uses_is_a_field() -> None:
         opt for param in submit.params for opt in (*param.opts, *param.secondary_opts) if opt[0] == "-"
     }
     assert flags <= options_of_submit
-    # Other ways to say the same, what a form does by itself, and what this version takes but one value of.
-    other = {"--wrap", "--gres", "--gpus-per-node", "-N", "--nodes"}
+    # Other ways to say the same, what a form does by itself, and where the cluster is.
+    other = {"--wrap", "--gres", "--gpus-per-node"}
     own = {
         "-W",
         "--wait",
@@ -179,6 +184,14 @@ def test_two_types_of_gpu_are_one_too_many() -> None:
     assert not faults(values(gpus="H100:2", gpu_type="h100"), NOW)
 
 
+def test_gpus_are_divided_among_nodes_and_a_share_has_a_size() -> None:
+    assert faults(values(gpus="3", nodes="2"), NOW) == {"gpus": "3 GPUs cannot be divided among 2 nodes"}
+    assert faults(values(gpus="1", shared="yes"), NOW) == {"shared": "say how much of each GPU it takes, as GPU memory"}
+    assert faults(values(shared="yes"), NOW) == {"shared": "no GPU is asked for: say how many"}
+    assert list(faults(values(constraint="a &"), NOW)) == ["constraint"]
+    assert not faults(values(gpus="4", nodes="2", shared="yes", gpu_memory="20G"), NOW)
+
+
 def test_a_folder_is_never_guessed_and_variables_must_be_of_the_cluster() -> None:
     assert set(place_faults({"environment": "shell"}, BLANK, OUTSIDE)) == {"cwd", "environment"}
     assert place_faults(values(environment="shell"), BLANK, INSIDE) == {}
@@ -222,6 +235,7 @@ def detail(**fields: Any) -> dict[str, Any]:
         "cpus": 4,
     }
     request |= {"memory_bytes": 3 << 29, "only_nodes": ["n1"], "not_nodes": []}
+    request |= {"gpu_share_bytes": None, "constraint": "", "exclusive": False}
     plain: dict[str, Any] = {
         "id": "1042",
         "name": "train",
@@ -257,6 +271,15 @@ def test_a_clone_asks_for_what_its_job_asked_for() -> None:
         "environment": SHELL,
         "changes": {"SEED": "7", "A": "x y"},
     }
+
+
+def test_a_clone_shares_its_gpus_and_takes_as_many_nodes_as_its_job_did() -> None:
+    job = detail()
+    job["request"] |= {"nodes": 2, "gpu_memory_bytes": None, "gpu_share_bytes": 20 << 30, "constraint": "rack=7"}
+    template = from_job(job | {"cwd": "/work"}, None, None)
+    sent = body(template.values, template, OUTSIDE, NOW)
+    assert (sent["nodes"], sent["gpus"], sent["shared"], sent["gpu_memory_bytes"]) == (2, 4, True, 20 << 30)
+    assert (sent["constraint"], "exclusive" in sent) == ("rack=7", False)
 
 
 def test_a_clone_of_a_script_sends_its_text_and_shows_how_to_get_the_file() -> None:

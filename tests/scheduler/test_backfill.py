@@ -1,0 +1,128 @@
+"""Room that is kept, gaps that are filled, and that neither is at anyone's cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gpuq.model import Now
+from gpuq.scheduler import plan
+from gpuq.scheduler.backfill import Hold, reserve
+from gpuq.scheduler.fit import fits, rooms
+from gpuq.scheduler.order import LEAST_SECONDS
+from gpuq.scheduler.plan import OURS, SCHEMES
+from gpuq.settings import DAY
+from gpuq.view import Policy
+from tests.scheduler.virtual import START, Line, Work, some_work
+
+SEEDS = range(30)
+HOUR = 3_600.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("scheme", "predicts"), [("easy", True), ("ours", False)])
+def test_the_room_kept_for_the_first_never_slips_because_of_backfill(scheme: str, predicts: bool, seed: int) -> None:
+    line = Line(3, 4, scheme, predicts)
+    line.run(
+        [replace(work, user="ada") for work in some_work(seed)]
+    )  # of one user: fair share reorders for good reason
+    assert line.promised, "or nothing was tried"
+    for number, promises in line.promised.items():
+        assert all(kept.bounded for _, kept in promises)
+        starts = [kept.at for _, kept in promises]
+        assert line.started[number] + START <= min(starts), number
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_with_expected_run_times_too_everything_starts_and_no_limit_is_passed_over(seed: int) -> None:
+    line = Line(3, 4)
+    line.run(some_work(seed, limits=seed % 2 == 0))
+    assert len(line.started) == 60
+
+
+def test_a_small_job_fills_a_gap_that_it_leaves_in_time_and_a_long_one_does_not() -> None:
+    work = [
+        Work(0, HOUR, 3, limit=3_600),
+        Work(1, HOUR, 4, limit=3_600),
+        Work(2, 600, 1, limit=600),
+        Work(3, 2 * HOUR, 1, limit=7_200),
+    ]
+    for scheme in ("easy", "ours"):
+        line = Line(1, 4, scheme, predicts=False)
+        line.run(work)
+        assert line.started == {1: 0, 2: HOUR, 3: 2, 4: 2 * HOUR}, scheme
+
+
+def test_what_the_first_leaves_free_is_for_anyone_however_long() -> None:
+    line = Line(1, 4, "easy")
+    line.run([Work(0, HOUR, 2, limit=3_600), Work(1, HOUR, 3, limit=3_600), Work(2, 9 * HOUR, 1, limit=99_999)])
+    assert line.started == {1: 0, 2: HOUR, 3: 2}
+
+
+def test_without_backfill_nobody_starts_before_the_first_and_first_fit_lets_it_starve() -> None:
+    work = [Work(0, HOUR, 3), Work(1, HOUR, 4), *(Work(2 + i * 1_200, HOUR, 1) for i in range(12))]
+    strict, loose = Line(1, 4, "fifo"), Line(1, 4, "first-fit")
+    strict.run(work)
+    loose.run(work)
+    assert strict.started[2] == HOUR
+    assert min(at for number, at in strict.started.items() if number > 2) == 2 * HOUR
+    assert loose.started[2] > 4 * HOUR
+
+
+def test_a_stream_of_small_jobs_without_limits_delays_a_large_one_by_a_bounded_time() -> None:
+    """Their run times look short, so they would fill its gap for ever."""
+    stream = [Work(10 + 240.0 * i, 1_500 + (i % 7) * 100) for i in range(2_500)]
+    large = Work(HOUR, HOUR, 4, nodes=2, name="large")
+    line = Line(2, 4)
+    line.run([*stream, large], until=6 * 86_400)
+    longest, backlog = 2_100, 2 * HOUR
+    assert line.start_of(large) - large.at <= DAY + LEAST_SECONDS + longest + backlog
+    starving = Line(2, 4, "first-fit")
+    starving.run([*stream, large], until=6 * 86_400)
+    assert large not in starving.work_started()
+
+
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+@pytest.mark.parametrize("seed", range(10))
+def test_an_impossible_job_blocks_no_other(scheme: str, seed: int) -> None:
+    work = some_work(seed)
+    impossible = Work(0.0, 60, 64, user="eve", name="too large", priority=5, limit=60)
+    alone, beside = Line(3, 4, scheme), Line(3, 4, scheme)
+    alone.run(work)
+    beside.run([impossible, *work])
+    assert 1 not in beside.started
+    assert len(beside.started) == len(work)
+    if scheme != OURS:  # whose order looks at how much waits
+        assert sorted(beside.started.values()) == sorted(alone.started.values())
+
+
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_equal_views_give_equal_plans_under_every_scheme(scheme: str) -> None:
+    for seed in range(8):
+        line = Line(3, 4, scheme)
+        line.run(some_work(seed), until=8_000)
+        now = Now(line.now, START + line.now)
+        assert plan(line.cluster, now, Policy(), SCHEMES[scheme]) == plan(line.cluster, now, Policy(), SCHEMES[scheme])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_time_room_is_kept_for_is_the_earliest_there_is(seed: int) -> None:
+    """Against trying every end, one after the other, from the start."""
+    line = Line(3, 4, "first-fit")
+    line.run(some_work(seed), until=6_000)
+    view, now = line.cluster, Now(line.now, START + line.now)
+    holds = [Hold(now.wall + 9 + 13 * i, True, a.ranks) for i, a in enumerate(reversed(list(view.attempts.values())))]
+    for lanes in view.ready().values():
+        for _, members in lanes:
+            job = next(iter(members))
+            kept = reserve(job, now, rooms(view, Policy()), holds)
+            assert kept is not None
+            for number in range(len(holds) + 1):
+                left = {room.name: room for room in rooms(view, Policy())}
+                for hold in holds[:number]:
+                    for rank in hold.ranks:
+                        left[rank.node].give(rank)
+                if sum(fits(room, job.request) for room in left.values()) >= job.request.nodes:
+                    assert kept.at == (holds[number - 1].until if number else now.wall)
+                    break
