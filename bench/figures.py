@@ -44,15 +44,18 @@ def median_ms(act: Callable[[], object], times: int) -> float:
 def table(figures: Sequence[Figure]) -> str:
     """Markdown, for docs/performance.md as for a terminal."""
 
-    def show(value: float | None) -> str:
+    def show(value: float | None, unit: str) -> str:
         if value is None:
             return ""
+        if unit == "%":
+            return f"{value:.2f}"  # those near 100 differ in hundredths
         return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
     rows = [("", "measured", "unit", "must", "aim", "this machine's floor", "")]
     for f in figures:
         verdict = {True: "met", False: "NOT MET", None: ""}[f.met]
-        rows.append((f.what, show(f.value), f.unit, show(f.must), show(f.aim), show(f.floor), verdict))
+        measured, must, aim, floor = (show(value, f.unit) for value in (f.value, f.must, f.aim, f.floor))
+        rows.append((f.what, measured, f.unit, must, aim, floor, verdict))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

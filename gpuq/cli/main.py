@@ -65,6 +65,7 @@ GROUPS: tuple[dict[str, Verb], ...] = (
         "user": Verb("gpuq.cli.user:user", "Add, list and disable users"),
         "config": Verb("gpuq.cli.config:config", "Show and change the cluster's settings"),
         "service": Verb("gpuq.cli.service:service", "Have systemd run gpuq on this machine, from boot on"),
+        "simulate": Verb("gpuq.cli.simulate:simulate", "What a cluster would do with a trace of jobs"),
         "version": Verb("gpuq.cli.version:version", "Print the version"),
         "completion": Verb(
             "gpuq.cli.completion:completion", "Print a script that completes gpuq's commands in your shell"
@@ -73,7 +74,7 @@ GROUPS: tuple[dict[str, Verb], ...] = (
 )
 VERBS = {name: verb for group in GROUPS for name, verb in group.items()}
 ALIASES = {"ls": "queue"}
-PLANNED = frozenset({"attach", "doctor", "forward", "simulate"})
+PLANNED = frozenset({"attach", "doctor", "forward"})
 # What the same is called elsewhere. Spelling alone would answer 'delete' with 'release' and 'ps' with 'gpus'.
 OTHER_NAMES = {
     **dict.fromkeys(("sbatch", "enqueue", "add"), "submit"),
