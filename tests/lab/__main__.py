@@ -1,8 +1,8 @@
 """The lab's run, inside namespaces that packaging/lab.py has made: all scenarios, then the table.
 
 Those that mostly wait run at the same time, the others one after another beside them; each is a process (one.py) in
-namespaces of its own. All they start is in those, and all they write on a file system of theirs: when this process ends,
-however it ends, the kernel takes both away.
+namespaces of its own. All they start is in those, and all they write on a file system of theirs: when this process
+ends, however it ends, the kernel takes both away.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.lab.report import Report
 _DISKS = Path("/run/gpuq-lab")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+_SCENARIO_SECONDS = 900.0
 # As in packaging/lab.py: a scenario's hosts are its own, and the first process reaps orphans.
 _NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _FIRST_PROCESS = ["bash", "-c", '"$@"; exit $?', "lab"]
@@ -33,8 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     """arguments: the built file, then names of scenarios; without names, all."""
     pyz, *names = arguments
     if unknown := set(names) - set(ALL):
-        wrong = ", ".join(sorted(unknown))
-        print(f"build.py lab: no such scenario: {wrong} (one of: {', '.join(ALL)})", file=sys.stderr)
+        listed = ", ".join(sorted(unknown))
+        print(f"build.py lab: no such scenario: {listed} (one of: {', '.join(ALL)})", file=sys.stderr)
         return 2
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", _DISKS.parent], check=True)
     _DISKS.mkdir()
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     subprocess.run(["chown", "-R", f"{UID}:{UID}", image], check=True)
     lab = groups.lab_name()
     groups.remove_leftovers()
-    given = {"pythons": str(pythons or ""), "versions": versions, "image": str(image), "groups": lab}
+    given: dict[str, object] = {"pythons": str(pythons or ""), "versions": versions, "image": str(image), "groups": lab}
     try:
         reports = _run_all(list(names or ALL), given)
     finally:
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     whole = Report(rows=[row for report in reports for row in report.rows])
     wrong = [line for report in reports for line in report.wrong]
     print(f"\n{whole.table()}\n")
-    for line in wrong:
-        print(f"WRONG: {line}")
+    for one in wrong:
+        print(f"WRONG: {one}")
     print("everything is as it should be" if not wrong else f"{len(wrong)} things are WRONG")
     return 1 if wrong else 0
 
@@ -74,7 +75,10 @@ def _run_one(name: str, given: dict[str, object]) -> Report:
     found = _DISKS / f"{name}.json"
     told = json.dumps({**given, "name": name, "disks": str(_DISKS / name), "found": str(found)})
     words = [*_NAMESPACES, *_FIRST_PROCESS, sys.executable, "-m", "tests.lab.one", told]
-    status = subprocess.run(words, cwd=_CHECKOUT, check=False).returncode
+    try:
+        status = subprocess.run(words, cwd=_CHECKOUT, timeout=_SCENARIO_SECONDS, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return Report(name, wrong=[f"{name}: was not over after {_SCENARIO_SECONDS:.0f} s"])
     if not found.exists():
         return Report(name, wrong=[f"{name}: ended with {status} and said nothing"])
     rows, wrong = json.loads(found.read_text())
@@ -96,7 +100,7 @@ def _pythons(pyz: Path, cache: Path) -> tuple[Path | None, list[str]]:
 
 
 def _unpacks(python: Path, pyz: Path, cache: Path) -> bool:
-    words = [python, pyz, "version"]
+    words = [str(python), str(pyz), "version"]
     environment = {**os.environ, "GPUQ_CACHE": str(cache)}
     try:
         return subprocess.run(words, capture_output=True, env=environment, check=False).returncode == 0

@@ -65,6 +65,7 @@ class Host:
     gateway: str = ""
     shared_home: Path | None = None
     cgroup: str = "none"
+    environment: Sequence[str] = ()  # 'NAME=VALUE' of all that is run on it, besides that of a login
     known: dict[str, str] = field(default_factory=dict)  # names to addresses, for its /etc/hosts when it boots
     pid: int = 0
     _power: subprocess.Popen[str] | None = None
@@ -178,7 +179,7 @@ class Host:
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         enter = [*self._join(), "nsenter", f"--target={self.pid}", *namespaces, f"--wdns={home}"]
         account = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user != "root" else []
-        return [*enter, *account, "env", "-i", *login, *words]
+        return [*enter, *account, "env", "-i", *login, *self.environment, *words]
 
     def run(self, *words: str, user: str = "root", stdin: str = "") -> str:
         """What it printed; raises HostError if it failed."""

@@ -25,6 +25,7 @@ if [ -n "$PYTHONS" ]; then # where they are on this machine, which is written in
 fi
 
 mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 # Without cgroups, or with those of the group it was started in, given to an account as systemd does for a session.

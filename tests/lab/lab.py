@@ -34,6 +34,7 @@ class Lab:
         self.names: dict[str, str] = {}
         self.hosts: list[Host] = []
         self._ends = ExitStack()
+        self._has_turn = False
 
     def __enter__(self) -> Lab:
         self.main = self.switch("lab0")
@@ -61,9 +62,14 @@ class Lab:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Within it no other scenario of this run is at what keeps the processors busy."""
+        if self._has_turn:
+            yield
+            return
         with (self.machine.disks.parent / "turn").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self._has_turn = True
             yield
+            self._has_turn = False
 
     def cluster_of_kinds(self, report: Report, *roles: str, gpus: str = "2xH100-80GB") -> tuple[Gpuq, list[Node]]:
         """A cluster of alice's on a host 'head' and, for each role, a node with cgroup v1, one with v2, one with none.
@@ -103,7 +109,7 @@ class Lab:
         """A host that is off. All hosts know each other by name."""
         self.names[name] = cables[0].address
         python = self.versions[len(self.hosts) % len(self.versions)]
-        made = Host(self.machine, name, cables, python, gateway, shared_home, cgroup, self.names)
+        made = Host(self.machine, name, cables, python, gateway, shared_home, cgroup, known=self.names)
         self.hosts.append(made)
         self._ends.callback(made.scrap)
         return made
@@ -126,7 +132,10 @@ class Gpuq(NamedTuple):
         return f"{self.home}/.local/state/gpuq/hosts/{self.host.read('/etc/machine-id').strip()}"
 
     def copy(self) -> None:
-        self.host.copy_in(self.pyz, f"{self.home}/gpuq.pyz", self.user)
+        self.copy_file(self.pyz, "gpuq.pyz")
+
+    def copy_file(self, source: Path, name: str) -> None:
+        self.host.copy_in(source, f"{self.home}/{name}", self.user)
 
     def __call__(self, *words: str, stdin: str = "") -> str:
         """What a command printed; raises HostError if it failed."""
@@ -178,6 +187,9 @@ class Gpuq(NamedTuple):
         """Of this host's controller or agent."""
         told = self.json("status")
         return str(told["controller"]["pid"] if kind == "controller" else told["agents"][0]["pid"])
+
+    def agent_runs(self) -> bool:
+        return bool(self.json("status")["agents"])
 
     def signal(self, name: str, kind: str) -> None:
         """Sends its controller or agent a signal: 'KILL', 'STOP', 'CONT'."""

@@ -42,16 +42,10 @@ def mend(port: str) -> None:
     ip("link", "set", port, "up")
 
 
-def drop(source: str, target: str) -> None:
-    """What the address `source` sends to `target` is lost from now on; the other direction goes on."""
-    _nft(
-        "table bridge lab {",
-        "chain lost {",
-        "type filter hook forward priority 0;",
-        f"ip saddr {source} ip daddr {target} counter drop",
-        "}",
-        "}",
-    )
+def drop(*ways: tuple[str, str]) -> None:
+    """What the first address of each pair sends to the second is lost from now on; the other direction goes on."""
+    rules = [f"ip saddr {source} ip daddr {target} counter drop" for source, target in ways]
+    _nft("table bridge lab {", "chain lost {", "type filter hook forward priority 0;", *rules, "}", "}")
 
 
 def drop_nothing() -> None:

@@ -37,7 +37,7 @@ def main(told: str) -> None:
             ALL[name](lab, report)
     except (HostError, OSError, subprocess.SubprocessError, RuntimeError) as error:
         report.failed(str(error))
-    except Exception:  # a defect of the scenario's own
+    except Exception:  # noqa: BLE001 -- a defect of the scenario's own
         report.failed(traceback.format_exc())
     report.note(f"took {time.monotonic() - began:.0f} s")
     Path(given["found"]).write_text(json.dumps([report.rows, report.wrong]))

@@ -218,7 +218,7 @@ def partition(lab: Lab, report: Report) -> None:
     waits = "while [ ! -e /tmp/end ]; do sleep 0.2; done; exit 5"
     id = head("submit", "--parsable", "-w", "h2", "sh", "-c", waits).strip()
     head.becomes(id, "RUNNING")
-    drop(head.host.address, other.host.address)
+    drop((head.host.address, other.host.address))
     with report.step("answers to h2 are lost: suspect", f"silent for {SUSPECT_SECONDS:.0f} s"):
         head.node_becomes("h2", "suspect", 4 * SUSPECT_SECONDS)
     drop_nothing()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
 from tests.lab.host import Host
+from tests.lab.lab import until
 
 _LOOK_SECONDS = 0.1
+_ONE_SECONDS = 10.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -32,7 +36,8 @@ class Watch:
     """
 
     def __init__(self, hosts: list[Host], *marks: str) -> None:
-        self._hosts, self._lives = hosts, {mark.encode(): {} for mark in marks}  # type: dict[bytes, dict[tuple[int, float], Life]]
+        self._hosts = hosts
+        self._lives: dict[bytes, dict[tuple[int, float], Life]] = {mark.encode(): {} for mark in marks}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._looked = 0.0
@@ -55,10 +60,19 @@ class Watch:
         """Those there were at the last look."""
         return [life for life in self.lives(mark) if life.seen >= self._looked]
 
-    def overlap(self, mark: str) -> list[Life]:
-        """The first two that were there at the same time; nothing if there were none."""
-        lives = self.lives(mark)
-        for before, after in zip(lives, lives[1:], strict=False):
+    def one(self, mark: str) -> Life:
+        """The only one there is now; raises HostError if there is none, or are several."""
+        until(f"one process of {mark}", _ONE_SECONDS, lambda: len(self.living(mark)) == 1)
+        return self.living(mark)[0]
+
+    def on(self, host: str) -> list[Life]:
+        """All there are now on one host."""
+        return [life for mark in self._lives for life in self.living(mark.decode()) if life.host == host]
+
+    def overlap(self, mark: str, host: str = "") -> list[Life]:
+        """The first two that were there at the same time, on one host if it is given; nothing if there were none."""
+        lives = [life for life in self.lives(mark) if host in ("", life.host)]
+        for before, after in pairwise(lives):
             if after.born < before.seen:
                 return [before, after]
         return []
@@ -70,9 +84,8 @@ class Watch:
     def _look(self) -> None:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         names = {_place(host.pid): host.name for host in self._hosts}
-        for path in Path("/proc").iterdir():
-            pid = int(path.name) if path.name.isdigit() else 0
-            mark = _last_argument(pid) if pid else b""
+        for pid in _pids():
+            mark = _last_argument(pid)
             if mark in self._lives:
                 fields = _stat(pid)
                 if fields and int(fields[3]) == pid:
@@ -80,6 +93,20 @@ class Watch:
                     host = names.get(_place(pid), "?")
                     self._lives[mark].setdefault((pid, born), Life(host, pid, born, now)).seen = now
         self._looked = now
+
+
+def marked(mark: str) -> list[tuple[int, bool]]:
+    """The processes whose last argument is this now, with whether they lead a session."""
+    found = []
+    for pid in _pids():
+        fields = _stat(pid) if _last_argument(pid) == mark.encode() else []
+        if fields:
+            found.append((pid, int(fields[3]) == pid))
+    return found
+
+
+def _pids() -> Iterator[int]:
+    return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
 
 
 def _last_argument(pid: int) -> bytes:
@@ -100,6 +127,6 @@ def _stat(pid: int) -> list[str]:
 
 def _place(pid: int) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/ns/uts")
+        return str(Path(f"/proc/{pid}/ns/uts").readlink())
     except OSError:
         return ""
