@@ -41,11 +41,11 @@ class Report:
 
     def _say(self, how: str, what: str) -> None:
         """One line, with its scenario: several run at once."""
-        print(f"{self.scenario:<18} {how:>9}  {what}", flush=True)
+        print(f"{self.scenario:<22} {how:>9}  {what}", flush=True)
 
     def table(self) -> str:
         wide = max((len(step) for _, step, _, _ in self.rows), default=0)
-        lines = [f"{'SCENARIO':<18}{'STEP':<{wide + 2}}{'SECONDS':>8}  NOTE"]
+        lines = [f"{'SCENARIO':<22}{'STEP':<{wide + 2}}{'SECONDS':>8}  NOTE"]
         for scenario, step, seconds, note in self.rows:
-            lines.append(f"{scenario:<18}{step:<{wide + 2}}{seconds:>8.2f}  {note}".rstrip())
+            lines.append(f"{scenario:<22}{step:<{wide + 2}}{seconds:>8.2f}  {note}".rstrip())
         return "\n".join(lines)
