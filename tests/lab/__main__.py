@@ -1,8 +1,8 @@
 """The lab's run, inside namespaces that packaging/lab.py has made: all scenarios, then the table.
 
-Those that mostly wait run at the same time, the others one after another beside them; each is a process (one.py) in
-namespaces of its own. All they start is in those, and all they write on a file system of theirs: when this process
-ends, however it ends, the kernel takes both away.
+First those that are timed; then those that mostly wait at the same time, and the others one after another beside them.
+Each is a process (one.py) in namespaces of its own. All they start is in those, and all they write on a file system of
+theirs: when this process ends, however it ends, the kernel takes both away.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.lab import groups
-from tests.lab.catalogue import ALL, WAITING
+from tests.lab.catalogue import ALL, TIMED, WAITING
 from tests.lab.host import UID
 from tests.lab.report import Report
 
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     copy.chmod(0o755)
     pythons, versions = _pythons(copy, image / ".cache")
     subprocess.run(["chown", "-R", f"{UID}:{UID}", image], check=True)
+    for kind in groups.KINDS:
+        print(groups.in_words(kind), flush=True)
     lab = groups.lab_name()
     groups.remove_leftovers()
     given: dict[str, object] = {"pythons": str(pythons or ""), "versions": versions, "image": str(image), "groups": lab}
@@ -63,10 +65,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_all(names: list[str], given: dict[str, object]) -> list[Report]:
+    reports = [_run_one(name, given) for name in names if name in TIMED]
     waiting = [name for name in names if name in WAITING]
     with ThreadPoolExecutor(max(1, len(waiting))) as pool:
         begun = [pool.submit(_run_one, name, given) for name in waiting]
-        reports = [_run_one(name, given) for name in names if name not in WAITING]
+        reports += [_run_one(name, given) for name in names if name not in WAITING | TIMED]
         return reports + [each.result() for each in begun]
 
 

@@ -43,6 +43,8 @@ ALL: dict[str, Callable[[Lab, Report], None]] = {
     "much-output": much_output,
     "many-children": many_children,
 }
+# These must be done within some time, and run before all others.
+TIMED = {"bare-hosts-root", "bare-hosts-users"}
 # These mostly wait and run beside all others; their first steps take turns.
 WAITING = {
     "controller-stalled",

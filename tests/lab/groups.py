@@ -33,18 +33,23 @@ def hierarchies(kind: str) -> dict[str, Path]:
     return found
 
 
-def limits(kind: str) -> str:
-    """What hosts of a kind can do with their cgroups on this machine, in words."""
+def available(kind: str) -> bool:
+    """Whether this machine can make such hosts."""
+    return kind == "none" or bool(hierarchies(kind))
+
+
+def in_words(kind: str) -> str:
+    """What hosts of a kind can do with their cgroups on this machine."""
     if kind == "none":
-        return "no cgroups"
+        return "hosts without cgroups"
     there = hierarchies(kind)
     if not there:
-        return f"this machine has no cgroup {kind}"
+        return f"no hosts with cgroup {kind}: this machine has none"
     if kind == "v1":
-        return f"cgroup v1: {' '.join(sorted(there))}"
+        return f"hosts with cgroup v1: {' '.join(sorted(there))}"
     inherited = (there[""] / "cgroup.controllers").read_text().split()
     useful = [name for name in ("memory", "cpu", "pids") if name in inherited]
-    return f"cgroup v2: kill, freeze, {' '.join(useful) or 'no memory, cpu or pids: this machine has them bound to v1'}"
+    return "hosts with cgroup v2: kill freeze " + (" ".join(useful) or "(memory, cpu and pids are bound to v1 here)")
 
 
 def remove(folder: Path) -> None:

@@ -87,7 +87,7 @@ class Host:
         """Starts it from its disk, with a boot id of its own; returns when its network is there."""
         self.disk.mkdir(exist_ok=True)
         if self.cgroup != "none" and not self._groups:
-            raise HostError(groups.limits(self.cgroup))
+            raise HostError(groups.in_words(self.cgroup))
         for group in self._groups.values():
             group.mkdir(parents=True, exist_ok=True)
         namespaces = ["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup"]

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from tests.lab.groups import KINDS, limits
+from tests.lab.groups import KINDS, available
 from tests.lab.host import Cable, Host, HostError, Machine
 from tests.lab.network import Switch
 from tests.lab.report import Report
 
 PATIENCE_SECONDS = 60.0  # for what takes seconds at most
-_POLL_SECONDS = 0.2
+_POLL_SECONDS, _SELDOM_SECONDS = 0.2, 1.0
 _UP_SECONDS = 120.0  # for many agents that start at once
 NETWORK = "10.77.0"
 BEHIND_ROUTER = "192.168.77"
@@ -76,9 +76,7 @@ class Lab:
 
         The nodes are called ROLE-KIND and are in this order. A kind that this machine does not have is left out.
         """
-        kinds = [kind for kind in KINDS if not limits(kind).startswith("this machine")]
-        for kind in KINDS:
-            report.note(limits(kind) if kind in kinds else f"left out: {limits(kind)}")
+        kinds = [kind for kind in KINDS if available(kind)]
         head = Gpuq(self.host("head", [Cable(self.main, f"{NETWORK}.10")]), "alice", self.pyz)
         nodes = []
         for role in roles:
@@ -221,8 +219,9 @@ class Node(NamedTuple):
 
 def until(what: str, seconds: float, come_true: Callable[[], bool]) -> None:
     """Returns once come_true() does; raises HostError naming `what` if that takes too long."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not come_true():
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= seconds:
             raise HostError(f"{what}: not in {seconds:.0f} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(min(_POLL_SECONDS + waited / 20, _SELDOM_SECONDS))  # each look is a process or two

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 import zipfile
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
-from tests.lab.lab import Lab, Node, until
+from tests.lab.lab import Gpuq, Lab, Node, until
 from tests.lab.report import Report
 from tests.lab.watch import Watch
 
@@ -27,34 +28,15 @@ def lines(lab: Lab, report: Report) -> None:
     if lab.machine.pythons:
         for node in nodes:
             _own_python(node, lab.versions[0])
-    with Watch(lab.hosts, *(node.name for node in nodes)) as watch:
+    with Watch(lab.hosts, *(node.name for node in nodes)) as watch, ExitStack() as turn:
+        turn.enter_context(lab.turn())  # two minutes are all there is
         ids = [head.submit("-w", node.name, "-G", "1", "bash", "-c", _COUNT, node.name) for node in nodes]
         for id in ids:
             head.becomes(id, "RUNNING")
-        with report.step("agents killed, started again"):
-            _kill(nodes)
-            _start(nodes)
-        with report.step("controller killed, started again"):
-            head.signal("KILL", "controller")
-            time.sleep(_PAUSE_SECONDS)
-            head.start_cluster("16xH100-80GB")
-        with report.step("both killed, started again"):
-            head.signal("KILL", "controller")
-            _kill(nodes)
-            head.start_cluster("16xH100-80GB")
-            _start(nodes)
-        with report.step("agents killed, started from another gpuq.pyz, the caches emptied"):
-            for node in nodes:
-                node.gpuq.copy_file(other, "gpuq.pyz")
-                node.gpuq.shell("rm -rf ~/.cache/gpuq")
-            _kill(nodes)
-            _start(nodes)
-        if lab.machine.pythons:
-            with report.step("Python deleted and replaced, agents killed, started"):
-                for node in nodes:
-                    node.gpuq.signal("KILL", "agent")  # while there is a Python to ask for its pid
-                    _replace_python(node, lab.versions[-1])
-                _start(nodes)
+        _everything_dies(lab, head, nodes, other, report)
+        counting = [node.kind for node in nodes if watch.living(node.name)]
+        report.check("all of that was while the jobs counted", len(counting) == len(nodes), counting)
+        turn.close()
         with report.step("the jobs come to their end"):
             ended = [head.becomes(id, "SUCCEEDED", "FAILED", seconds=2 * _LINES) for id in ids]
     versions = {item["name"]: item["agent_version"] for item in head.json("nodes")["items"]}
@@ -68,6 +50,33 @@ def lines(lab: Lab, report: Report) -> None:
         report.check(f"{node.kind}: one process from first to last", len(lives) == 1, lives)
         version = versions[node.name]
         report.check(f"{node.kind}: its agent is of the other build", version.endswith("+other"), version)
+
+
+def _everything_dies(lab: Lab, head: Gpuq, nodes: list[Node], other: Path, report: Report) -> None:
+    with report.step("agents killed, started again"):
+        _kill(nodes)
+        _start(nodes)
+    with report.step("controller killed, started again"):
+        head.signal("KILL", "controller")
+        time.sleep(_PAUSE_SECONDS)
+        head.start_cluster("16xH100-80GB")
+    with report.step("both killed, started again"):
+        head.signal("KILL", "controller")
+        _kill(nodes)
+        head.start_cluster("16xH100-80GB")
+        _start(nodes)
+    with report.step("agents killed, started from another gpuq.pyz, the caches emptied"):
+        for node in nodes:
+            node.gpuq.copy_file(other, "gpuq.pyz")
+            node.gpuq.shell("rm -rf ~/.cache/gpuq")
+        _kill(nodes)
+        _start(nodes)
+    if lab.machine.pythons:
+        with report.step("Python deleted and replaced, agents killed, started"):
+            for node in nodes:
+                node.gpuq.signal("KILL", "agent")  # while there is a Python to ask for its pid
+                _replace_python(node, lab.versions[-1])
+            _start(nodes)
 
 
 def _kill(nodes: list[Node]) -> None:

@@ -17,7 +17,6 @@ _LOST_SECONDS = 90.0  # Policy.lost_after: sooner nothing may start elsewhere
 _MOVED_SECONDS = _LOST_SECONDS + 40.0
 # One line a second until it is told to end; the end of the first attempt on each host is another exit code.
 _COUNT = "n=0; while [ ! -e /tmp/end ]; do n=$((n+1)); echo line $n; sleep 1; done; exit 5"
-_POLL_SECONDS = 0.5
 
 # What becomes of a node of this role, and what undoes it.
 ROLES = {
