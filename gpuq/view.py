@@ -151,7 +151,7 @@ class Policy:
     lease: float = 40.0
     fence_grace: int = 30  # longest grace a job with on_lost=fence may have
     kill_margin: float = 10.0
-    max_ranks_per_node: int = 128  # jobs that reserve nothing would otherwise all start on one machine at once
+    max_ranks_per_node: int = 256  # jobs that reserve nothing would otherwise all start on one machine at once
     retry_backoff: float = 5.0  # doubled for each retry used, at most retry_backoff_max
     retry_backoff_max: float = 300.0
 

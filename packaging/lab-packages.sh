@@ -3,4 +3,4 @@
 set -e
 apt-get update -q
 DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-  iproute2 nftables passwd procps bsdutils systemd systemd-container util-linux
+  iproute2 nftables passwd procps bsdutils systemd systemd-container util-linux libfaketime

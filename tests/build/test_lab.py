@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import lab
 
-from tests.lab.__main__ import ALL
+from tests.lab.catalogue import ALL
 from tests.test_docs import first_cells, page, section
 
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.lab import groups
 from tests.lab.network import Switch
 
 INIT = Path(__file__).with_name("init.sh").read_text()  # as text: the checkout may lie where the lab mounts over
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UID = 2001  # of a person, the same on all hosts
 _COMMAND_SECONDS = 100.0
-_BOOT_SECONDS = 20.0
+_BOOT_SECONDS = 60.0  # where many start at once
+# Joins the groups named in $0, then becomes the rest.
+_JOIN = 'for group in $0; do echo $$ > "$group/cgroup.procs" || exit; done; exec "$@"'
 
 
 class HostError(Exception):
@@ -37,17 +40,23 @@ class Machine(NamedTuple):
     """What all hosts of a lab have in common.
 
     disks: a folder that is not on this machine's root disk. pythons: a folder of this machine with a Python in each
-    folder below; every host has it too, read-only. hidden: folders of this machine that no host is to see.
+    folder below; every host has it too, read-only. hidden: folders of this machine that no host is to see. image: what
+    is in the home folder of an account when it is made there. groups: name of the lab's cgroups.
     """
 
     disks: Path
     pythons: Path | None
     hidden: Sequence[str]
+    image: Path
+    groups: str
 
 
 @dataclass
 class Host:
-    """python: '3.12.1' of the lab's Pythons; '' for the system's. gateway: where it sends what is for elsewhere."""
+    """python: '3.12.1' of the lab's Pythons, a folder of the host, or '' for the system's.
+
+    gateway: where it sends what is for elsewhere. cgroup: one of groups.KINDS.
+    """
 
     machine: Machine
     name: str
@@ -55,6 +64,8 @@ class Host:
     python: str = ""
     gateway: str = ""
     shared_home: Path | None = None
+    cgroup: str = "none"
+    environment: Sequence[str] = ()  # 'NAME=VALUE' of all that is run on it, besides that of a login
     known: dict[str, str] = field(default_factory=dict)  # names to addresses, for its /etc/hosts when it boots
     pid: int = 0
     _power: subprocess.Popen[str] | None = None
@@ -75,9 +86,13 @@ class Host:
     def boot(self) -> None:
         """Starts it from its disk, with a boot id of its own; returns when its network is there."""
         self.disk.mkdir(exist_ok=True)
-        namespaces = ["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net"]
+        if self.cgroup != "none" and not self._groups:
+            raise HostError(groups.in_words(self.cgroup))
+        for group in self._groups.values():
+            group.mkdir(parents=True, exist_ok=True)
+        namespaces = ["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup"]
         power = subprocess.Popen(
-            ["unshare", *namespaces, "bash", "-c", INIT, "init"],
+            [*self._join(), "unshare", *namespaces, "bash", "-c", INIT, "init"],
             env={"PATH": SYSTEM_PATH, **self._layout()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -89,7 +104,7 @@ class Host:
         assert power.stdout
         assert power.stderr
         said = power.stdout.readline().strip()
-        if said.isdigit():
+        if said.isdigit() and int(said) > 1:
             self.pid = int(said)
             for cable in self.cables:
                 cable.switch.plug(f"{self.name}-{cable.interface}", self.pid, cable.interface)
@@ -106,16 +121,27 @@ class Host:
         """Every process gone at once, nothing written back, the network silent: as by its switch."""
         if self._power is None:
             return
-        os.kill(self.pid, signal.SIGKILL)
+        kill_first_process(self.pid)
         self._power.wait(_BOOT_SECONDS)
         for stream in (self._power.stdin, self._power.stdout, self._power.stderr):
             if stream:
                 stream.close()
         self._power = None
+        for group in self._groups.values():
+            groups.remove(group)
 
     def scrap(self) -> None:
         self.power_off()
         shutil.rmtree(self.disk, ignore_errors=True)
+
+    @property
+    def _groups(self) -> dict[str, Path]:
+        """By controller, the groups that all of the host is in."""
+        below = f"{self.machine.groups}/{self.machine.disks.name}-{self.name}"
+        return {controller: own / below for controller, own in groups.hierarchies(self.cgroup).items()}
+
+    def _join(self) -> list[str]:
+        return ["sh", "-c", _JOIN, " ".join(map(str, self._groups.values()))] if self._groups else []
 
     def _layout(self) -> dict[str, str]:
         return {
@@ -128,12 +154,21 @@ class Host:
             "PYTHONS": str(self.machine.pythons or ""),
             "HIDDEN": " ".join(self.machine.hidden),
             "SHARED_HOME": str(self.shared_home or ""),
+            "CGROUP": self.cgroup,
+            "CONTROLLERS": " ".join(self._groups),
+            "DELEGATED": str(UID),
         }
 
     # ---------------------------------------------------------------- use
 
-    def add_user(self, name: str) -> None:
-        """An account without root; its home is made unless it is there already, as a shared one is."""
+    def add_user(self, name: str, furnished: bool = False) -> None:
+        """An account without root; its home is made unless it is there already, as a shared one is.
+
+        furnished: with gpuq in it, and unpacked, so that a scenario with many hosts does not wait for each.
+        """
+        if furnished:
+            home = self.disk / "var-home" / name
+            subprocess.run(["cp", "--archive", "--link", self.machine.image, home], check=True)
         self.run("useradd", "--uid", str(UID), "--create-home", "--shell", "/bin/bash", name)
 
     def command(self, words: Sequence[str], user: str = "root") -> list[str]:
@@ -141,9 +176,10 @@ class Host:
         home = "/root" if user == "root" else f"/home/{user}"
         path = f"{self.machine.pythons}/{self.python}/bin:{SYSTEM_PATH}" if self.python else SYSTEM_PATH
         login = [f"HOME={home}", f"USER={user}", f"LOGNAME={user}", f"PATH={path}", "SHELL=/bin/bash", "LANG=C.UTF-8"]
-        enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", f"--wdns={home}"]
+        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        enter = [*self._join(), "nsenter", f"--target={self.pid}", *namespaces, f"--wdns={home}"]
         account = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user != "root" else []
-        return [*enter, *account, "env", "-i", *login, *words]
+        return [*enter, *account, "env", "-i", *login, *self.environment, *words]
 
     def run(self, *words: str, user: str = "root", stdin: str = "") -> str:
         """What it printed; raises HostError if it failed."""
@@ -175,7 +211,7 @@ class Host:
         """As scp would: the bytes through a pipe."""
         with source.open("rb") as file:
             subprocess.run(
-                self.command(["sh", "-c", 'cat > "$0" && chmod 755 "$0"', target], user),
+                self.command(["sh", "-c", 'cat > "$0.new" && chmod 755 "$0.new" && mv "$0.new" "$0"', target], user),
                 stdin=file,
                 timeout=_COMMAND_SECONDS,
                 check=True,
@@ -183,3 +219,10 @@ class Host:
 
     def read(self, path: str, user: str = "root") -> str:
         return self.run("cat", path, user=user)
+
+
+def kill_first_process(pid: int) -> None:
+    """Power-off of who has this pid. 0, 1 and below mean whole groups, this lab or every process there is: refused."""
+    if pid <= 1:
+        raise HostError(f"no host has process {pid} for its first one")
+    os.kill(pid, signal.SIGKILL)

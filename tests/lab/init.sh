@@ -1,7 +1,8 @@
 #!/bin/bash
 # The first process of a lab host, already in namespaces of its own: lays out the host's disk, network and names, then
 # reaps orphans until it is killed, which is the host's power switch. host.py starts it and says in variables what to
-# make: NAME, DISK, INTERFACES ("eth0=10.77.0.11/24 ..."), GATEWAY, BOOT_ID, HOSTS, PYTHONS, HIDDEN, SHARED_HOME.
+# make: NAME, DISK, INTERFACES ("eth0=10.77.0.11/24 ..."), GATEWAY, BOOT_ID, HOSTS, PYTHONS, HIDDEN, SHARED_HOME, CGROUP,
+# CONTROLLERS ("memory pids ...", of cgroup v1), DELEGATED (the uid that is given the cgroups).
 set -euo pipefail
 root=$DISK/root
 mount --make-rprivate /
@@ -24,9 +25,25 @@ if [ -n "$PYTHONS" ]; then # where they are on this machine, which is written in
 fi
 
 mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t proc proc "$root/proc"
-# A tree without cgroups: what a host's processes would make in the real one would outlive the lab.
 mount -t sysfs -o ro sysfs "$root/sys"
+# Without cgroups, or with those of the group it was started in, given to an account as systemd does for a session.
+groups=$root/sys/fs/cgroup
+case $CGROUP in
+v1)
+  mount -t tmpfs -o mode=755 tmpfs "$groups"
+  for each in $CONTROLLERS; do
+    mkdir "$groups/$each"
+    mount -t cgroup -o "$each" none "$groups/$each"
+    chown "$DELEGATED" "$groups/$each" "$groups/$each/cgroup.procs" "$groups/$each/tasks"
+  done
+  ;;
+v2)
+  mount -t cgroup2 none "$groups"
+  chown "$DELEGATED" "$groups" "$groups"/cgroup.{procs,subtree_control,threads}
+  ;;
+esac
 echo "$BOOT_ID" > "$DISK/boot_id"
 mount --bind "$DISK/boot_id" "$root/proc/sys/kernel/random/boot_id"
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from tests.lab.groups import KINDS, available
 from tests.lab.host import Cable, Host, HostError, Machine
 from tests.lab.network import Switch
+from tests.lab.report import Report
 
 PATIENCE_SECONDS = 60.0  # for what takes seconds at most
-_POLL_SECONDS = 0.2
+_POLL_SECONDS, _SELDOM_SECONDS = 0.2, 1.0
+_UP_SECONDS = 120.0  # for many agents that start at once
 NETWORK = "10.77.0"
 BEHIND_ROUTER = "192.168.77"
 
@@ -30,6 +34,7 @@ class Lab:
         self.names: dict[str, str] = {}
         self.hosts: list[Host] = []
         self._ends = ExitStack()
+        self._has_turn = False
 
     def __enter__(self) -> Lab:
         self.main = self.switch("lab0")
@@ -54,11 +59,55 @@ class Lab:
             host.add_user("alice")
         return [Gpuq(host, "alice", self.pyz) for host in self.hosts]
 
-    def host(self, name: str, cables: Sequence[Cable], gateway: str = "", shared_home: Path | None = None) -> Host:
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Within it no other scenario of this run is at what keeps the processors busy."""
+        if self._has_turn:
+            yield
+            return
+        with (self.machine.disks.parent / "turn").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._has_turn = True
+            yield
+            self._has_turn = False
+
+    def cluster_of_kinds(self, report: Report, *roles: str, gpus: str = "2xH100-80GB") -> tuple[Gpuq, list[Node]]:
+        """A cluster of alice's on a host 'head' and, for each role, a node with cgroup v1, one with v2, one with none.
+
+        The nodes are called ROLE-KIND and are in this order. A kind that this machine does not have is left out.
+        """
+        kinds = [kind for kind in KINDS if available(kind)]
+        head = Gpuq(self.host("head", [Cable(self.main, f"{NETWORK}.10")]), "alice", self.pyz)
+        nodes = []
+        for role in roles:
+            for kind in kinds:
+                cable = Cable(self.main, f"{NETWORK}.{len(self.hosts) + 10}")
+                host = self.host(f"{role}-{kind}", [cable], cgroup=kind)
+                nodes.append(Node(Gpuq(host, "alice", self.pyz), role, kind))
+        with self.turn(), report.step(f"a cluster of {len(self.hosts)} hosts"):
+            for host in self.hosts:
+                host.boot()
+                host.add_user("alice", furnished=True)
+            head.start_cluster("16xH100-80GB")
+            line = head.line_to_join()
+            for node in nodes:
+                node.gpuq.start_agent(line, gpus)
+            for node in nodes:
+                head.node_becomes(node.name, "up", _UP_SECONDS)
+        return head, nodes
+
+    def host(
+        self,
+        name: str,
+        cables: Sequence[Cable],
+        gateway: str = "",
+        shared_home: Path | None = None,
+        cgroup: str = "none",
+    ) -> Host:
         """A host that is off. All hosts know each other by name."""
         self.names[name] = cables[0].address
         python = self.versions[len(self.hosts) % len(self.versions)]
-        made = Host(self.machine, name, cables, python, gateway, shared_home, self.names)
+        made = Host(self.machine, name, cables, python, gateway, shared_home, cgroup, known=self.names)
         self.hosts.append(made)
         self._ends.callback(made.scrap)
         return made
@@ -81,7 +130,10 @@ class Gpuq(NamedTuple):
         return f"{self.home}/.local/state/gpuq/hosts/{self.host.read('/etc/machine-id').strip()}"
 
     def copy(self) -> None:
-        self.host.copy_in(self.pyz, f"{self.home}/gpuq.pyz", self.user)
+        self.copy_file(self.pyz, "gpuq.pyz")
+
+    def copy_file(self, source: Path, name: str) -> None:
+        self.host.copy_in(source, f"{self.home}/{name}", self.user)
 
     def __call__(self, *words: str, stdin: str = "") -> str:
         """What a command printed; raises HostError if it failed."""
@@ -113,9 +165,9 @@ class Gpuq(NamedTuple):
 
     # ---------------------------------------------------------------- a cluster
 
-    def start_cluster(self) -> None:
+    def start_cluster(self, gpus: str = "2xH100-80GB") -> None:
         """This host becomes one that others can join."""
-        self("up", "--detach", "--listen", "0.0.0.0:7443", "--simulate-gpus", "2xH100-80GB")
+        self("up", "--detach", "--listen", "0.0.0.0:7443", "--simulate-gpus", gpus)
 
     def url(self) -> str:
         return str(self.json("status")["controller"]["url"])
@@ -125,18 +177,51 @@ class Gpuq(NamedTuple):
         said = self.shell("script -qec './gpuq.pyz token create --role join' /dev/null")
         return next(line for line in said.splitlines() if "gpuq.pyz agent" in line).strip()
 
-    def start_agent(self, line: str = "./gpuq.pyz agent") -> None:
+    def submit(self, *words: str) -> str:
+        """The id of a new job."""
+        return self("submit", "--parsable", *words).strip()
+
+    def pid(self, kind: str) -> str:
+        """Of this host's controller or agent."""
+        told = self.json("status")
+        return str(told["controller"]["pid"] if kind == "controller" else told["agents"][0]["pid"])
+
+    def agent_runs(self) -> bool:
+        return bool(self.json("status")["agents"])
+
+    def signal(self, name: str, kind: str) -> None:
+        """Sends its controller or agent a signal: 'KILL', 'STOP', 'CONT'."""
+        self.host.run("kill", f"-{name}", self.pid(kind))
+
+    def start_agent(self, line: str = "./gpuq.pyz agent", gpus: str = "2xH100-80GB") -> None:
         """What a person types to start an agent, which goes on, its log in agent.log of the home folder."""
-        pretend = f"{line} --simulate-gpus 2xH100-80GB"  # hosts of the lab have no GPUs
+        pretend = f"{line} --simulate-gpus {gpus}"  # hosts of the lab have no GPUs
         if self.user == "root":
             pretend += " --root-jobs"  # nor has it other users
         self.host.start("bash", "-c", pretend, user=self.user, log=f"{self.home}/agent.log")
 
 
+class Node(NamedTuple):
+    """One host of cluster_of_kinds."""
+
+    gpuq: Gpuq
+    role: str
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return self.gpuq.host.name
+
+    @property
+    def host(self) -> Host:
+        return self.gpuq.host
+
+
 def until(what: str, seconds: float, come_true: Callable[[], bool]) -> None:
     """Returns once come_true() does; raises HostError naming `what` if that takes too long."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not come_true():
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= seconds:
             raise HostError(f"{what}: not in {seconds:.0f} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(min(_POLL_SECONDS + waited / 20, _SELDOM_SECONDS))  # each look is a process or two

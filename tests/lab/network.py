@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class Switch:
@@ -25,6 +26,10 @@ class Switch:
         """
         hardware = "02:" + ":".join(f"{byte:02x}" for byte in hashlib.sha256(port.encode()).digest()[:5])
         peer = ["peer", "name", interface, "netns", str(pid), "address", hardware]
+        if Path(
+            f"/sys/class/net/{port}"
+        ).exists():  # of a host that lost its power just now: the kernel is not done yet
+            subprocess.run(["ip", "link", "del", port], capture_output=True, check=False)
         ip("link", "add", port, "type", "veth", *peer)
         ip("link", "set", port, "master", self.name)
         ip("link", "set", port, "up")
@@ -42,16 +47,10 @@ def mend(port: str) -> None:
     ip("link", "set", port, "up")
 
 
-def drop(source: str, target: str) -> None:
-    """What the address `source` sends to `target` is lost from now on; the other direction goes on."""
-    _nft(
-        "table bridge lab {",
-        "chain lost {",
-        "type filter hook forward priority 0;",
-        f"ip saddr {source} ip daddr {target} counter drop",
-        "}",
-        "}",
-    )
+def drop(*ways: tuple[str, str]) -> None:
+    """What the first address of each pair sends to the second is lost from now on; the other direction goes on."""
+    rules = [f"ip saddr {source} ip daddr {target} counter drop" for source, target in ways]
+    _nft("table bridge lab {", "chain lost {", "type filter hook forward priority 0;", *rules, "}", "}")
 
 
 def drop_nothing() -> None:

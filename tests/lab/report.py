@@ -23,21 +23,29 @@ class Report:
         yield
         seconds = time.monotonic() - began
         self.rows.append((self.scenario, what, seconds, note))
-        print(f"  {seconds:7.2f} s  {what}{f'  ({note})' if note else ''}", flush=True)
+        self._say(f"{seconds:7.2f} s", f"{what}{f'  ({note})' if note else ''}")
 
     def check(self, what: str, holds: bool, instead: object = "") -> None:
         """Notes whether something is as it should be; the scenario goes on either way."""
         if not holds:
             self.wrong.append(f"{self.scenario}: {what}: {instead}")
-        print(f"  {'ok' if holds else 'WRONG':>9}  {what}{'' if holds else f'; it is {instead!r}'}", flush=True)
+        self._say("ok" if holds else "WRONG", what if holds else f"{what}; it is {instead!r}")
 
     def failed(self, why: str) -> None:
         self.wrong.append(f"{self.scenario}: {why}")
-        print(f"  {'FAILED':>9}  {why}", flush=True)
+        self._say("FAILED", why)
+
+    def note(self, what: str) -> None:
+        """Says something that is neither a step nor a check."""
+        self._say("", what)
+
+    def _say(self, how: str, what: str) -> None:
+        """One line, with its scenario: several run at once."""
+        print(f"{self.scenario:<22} {how:>9}  {what}", flush=True)
 
     def table(self) -> str:
         wide = max((len(step) for _, step, _, _ in self.rows), default=0)
-        lines = [f"{'SCENARIO':<18}{'STEP':<{wide + 2}}{'SECONDS':>8}  NOTE"]
+        lines = [f"{'SCENARIO':<22}{'STEP':<{wide + 2}}{'SECONDS':>8}  NOTE"]
         for scenario, step, seconds, note in self.rows:
-            lines.append(f"{scenario:<18}{step:<{wide + 2}}{seconds:>8.2f}  {note}".rstrip())
+            lines.append(f"{scenario:<22}{step:<{wide + 2}}{seconds:>8.2f}  {note}".rstrip())
         return "\n".join(lines)

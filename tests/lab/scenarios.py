@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from tests.lab.host import Cable, Host
@@ -219,7 +218,7 @@ def partition(lab: Lab, report: Report) -> None:
     waits = "while [ ! -e /tmp/end ]; do sleep 0.2; done; exit 5"
     id = head("submit", "--parsable", "-w", "h2", "sh", "-c", waits).strip()
     head.becomes(id, "RUNNING")
-    drop(head.host.address, other.host.address)
+    drop((head.host.address, other.host.address))
     with report.step("answers to h2 are lost: suspect", f"silent for {SUSPECT_SECONDS:.0f} s"):
         head.node_becomes("h2", "suspect", 4 * SUSPECT_SECONDS)
     drop_nothing()
@@ -235,14 +234,3 @@ def partition(lab: Lab, report: Report) -> None:
     other.shell("touch /tmp/end")
     found = head.becomes(id, "FAILED")
     report.check("its real end is reported", found["exit_code"] == 5, found["exit_code"])
-
-
-SCENARIOS: dict[str, Callable[[Lab, Report], None]] = {
-    "bare-hosts-root": bare_hosts_root,
-    "bare-hosts-users": bare_hosts_users,
-    "shared-home": shared_home,
-    "client-behind-nat": client_behind_nat,
-    "power": power,
-    "controller-moved": controller_moved,
-    "partition": partition,
-}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.lab.host import SYSTEM_PATH, HostError
+from tests.lab.host import SYSTEM_PATH, HostError, kill_first_process
 from tests.lab.lab import PATIENCE_SECONDS, Lab, until
 from tests.lab.report import Report
 
@@ -55,7 +55,7 @@ class SystemdHost:
         return self.attempt("systemctl", "is-system-running").stdout.strip()
 
     def power_off(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        kill_first_process(self.pid)
         os.killpg(self._power.pid, signal.SIGKILL)
         self._power.wait(_BOOT_SECONDS)
 
