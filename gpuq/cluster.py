@@ -9,7 +9,7 @@ is ready) is an index derived from them here, so there is no second truth to dis
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -99,6 +99,9 @@ class Cluster:
         self._tokens: dict[str, PutToken] = {}
         self._attempts: dict[AttemptUid, Attempt] = {}
         self._attempt_of: dict[JobId, AttemptUid] = {}
+        self._limited: list[tuple[float, AttemptUid]] = []  # live attempts by when their time limit is over
+        self._unlimited: list[tuple[float, AttemptUid]] = []  # those without one, by when they were granted
+        self._end_of: dict[AttemptUid, tuple[list[tuple[float, AttemptUid]], tuple[float, AttemptUid]]] = {}
         self._on_node: dict[NodeName, dict[AttemptUid, None]] = {}
         self._ready: dict[Request, dict[Lane, list[_Key]]] = {}
         self._timed: dict[JobId, None] = {}
@@ -180,6 +183,11 @@ class Cluster:
         else:
             self._jobs[job.id] = job
             self._index(job)
+            if old is not None and old.time_limit_seconds != job.time_limit_seconds:
+                attempt = self.attempt_of(job.id)
+                if attempt is not None:
+                    self._forget_end(attempt.uid)
+                    self._note_end(attempt)
 
     def _index(self, job: Job) -> None:
         self._count(job, 1)
@@ -233,8 +241,10 @@ class Cluster:
 
     def _put_attempt(self, attempt: Attempt) -> None:
         names = {rank.node for rank in attempt.ranks}
+        self._forget_end(attempt.uid)
         if attempt.live:
             self._attempts[attempt.uid] = attempt
+            self._note_end(attempt)
             self._attempt_of[attempt.job] = attempt.uid
             self._learn_start(attempt)
             for name in names:
@@ -246,6 +256,20 @@ class Cluster:
                 del self._on_node[name][attempt.uid]
         for name in names:
             self._free.pop(name, None)
+
+    def _note_end(self, attempt: Attempt) -> None:
+        job = self._jobs.get(attempt.job)
+        limit = None if job is None else job.time_limit_seconds
+        ends = self._unlimited if limit is None else self._limited
+        end = attempt.granted_at + (limit or 0), attempt.uid
+        self._end_of[attempt.uid] = ends, end
+        insort(ends, end)
+
+    def _forget_end(self, uid: AttemptUid) -> None:
+        known = self._end_of.pop(uid, None)
+        if known is not None:
+            ends, end = known
+            del ends[bisect_left(ends, end)]
 
     def _learn_start(self, attempt: Attempt) -> None:
         job = self._jobs.get(attempt.job)
@@ -320,6 +344,12 @@ class Cluster:
     @property
     def attempts(self) -> Mapping[AttemptUid, Attempt]:
         return self._attempts
+
+    def limited(self) -> Sequence[tuple[float, AttemptUid]]:
+        return self._limited
+
+    def unlimited(self) -> Sequence[tuple[float, AttemptUid]]:
+        return self._unlimited
 
     def attempts_on(self, name: NodeName) -> Iterator[Attempt]:
         return (self._attempts[uid] for uid in self._on_node.get(name, ()))

@@ -123,9 +123,10 @@ class IndexRange:
         return (self.last - self.start) // self.step + 1 if self.last >= self.start else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """Whose jobs resemble each other in how long they run: what run times are predicted by."""
+class Kind(NamedTuple):
+    """Whose jobs resemble each other in how long they run: what run times are predicted by. A tuple, as a plan looks up
+    thousands of them.
+    """
 
     user: str
     name: str  # digits as '#': run-17 and run-18 are the same work
@@ -141,8 +142,7 @@ def batch_of(submitted_at: float) -> int:
     return int(submitted_at // _BATCH_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """Waiting jobs that are alike to the planner. They start in the order of `rank_in_queue`."""
 
     request: Request

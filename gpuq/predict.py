@@ -41,12 +41,11 @@ class _Tally:
             self.ends *= factor
             self.at = at
 
-    def spent(self, at: float) -> float:
-        """Seconds so far, those of runs that have not ended included."""
-        return self.seconds * _faded(at - self.at) + max(0.0, self.running * at - self.started_ms / 1e3)
-
-    def ended(self, at: float) -> float:
-        return self.ends * _faded(at - self.at)
+    def corrects(self, guess: float, at: float) -> float:
+        """A guess, corrected by the seconds spent so far, those of runs that have not ended included, and the ends."""
+        faded = _faded(at - self.at)
+        spent = self.seconds * faded + max(0.0, self.running * at - self.started_ms / 1e3)
+        return (spent + PRIOR_ENDS * guess) / (self.ends * faded + PRIOR_ENDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class RunTimes:
     def __init__(self) -> None:
         self._tallies: dict[_Level, _Tally] = {}
         self._runs: dict[AttemptUid, _Run] = {}
-        self._memo: dict[tuple[Kind, int | None], float] = {}  # as of `_memo_at`; None: what all but the batch say
+        self._memo: dict[_Level, float] = {}  # what each level says, as of `_memo_at`
         self._memo_at = 0.0
 
     def started(self, uid: AttemptUid, job: Job, at: float) -> None:
@@ -107,30 +106,39 @@ class RunTimes:
 
     def expected(self, kind: Kind, batch: int, at: float) -> float:
         """Seconds that a job of this kind and batch is expected to run, or to run on, whatever it has run so far."""
+        memo = self._memo
         if at != self._memo_at:
-            self._memo.clear()
+            memo.clear()
             self._memo_at = at
-        found = self._memo.get((kind, batch))
+        found = memo.get((kind, batch))
         if found is None:
-            of_kind = self._memo.get((kind, None))
+            of_kind = memo.get((kind,))
             if of_kind is None:
-                of_kind = self._memo[kind, None] = self._guess(_levels(kind, batch)[:-1], FIRST_GUESS_SECONDS, at)
-            guess = self._guess(((kind, batch),), of_kind, at)
-            found = self._memo[kind, batch] = float(round(guess))  # whole: sums in another order come to the same
+                of_kind = memo[kind,] = self._of_kind(kind, at)
+            said = self._corrected((kind, batch), of_kind, at)
+            found = memo[kind, batch] = float(round(said))  # whole: sums in another order come to the same
         return found
+
+    def _of_kind(self, kind: Kind, at: float) -> float:
+        """What all levels but the narrowest say; those that many share are worked out once for one instant."""
+        size = (kind.gpus,)
+        of_size = self._memo.get(size)
+        if of_size is None:
+            of_size = self._memo[size] = self._corrected(size, self._corrected((), FIRST_GUESS_SECONDS, at), at)
+        return self._corrected((kind,), of_size, at)
+
+    def typical(self, at: float) -> float:
+        """Seconds that a run takes on average, whatever it is."""
+        return float(round(self._corrected((), FIRST_GUESS_SECONDS, at)))
 
     def left(self, uid: AttemptUid, at: float) -> float:
         """Seconds that a run is expected to go on."""
         run = self._runs.get(uid)
         return FIRST_GUESS_SECONDS if run is None else self.expected(run.kind, run.batch, at)
 
-    def _guess(self, levels: Iterable[_Level], guess: float, at: float) -> float:
-        """A guess, corrected by what is known on some levels, from the widest to the narrowest."""
-        for level in levels:
-            tally = self._tallies.get(level)
-            if tally is not None:
-                guess = (tally.spent(at) + PRIOR_ENDS * guess) / (tally.ended(at) + PRIOR_ENDS)
-        return guess
+    def _corrected(self, level: _Level, guess: float, at: float) -> float:
+        tally = self._tallies.get(level)
+        return guess if tally is None else tally.corrects(guess, at)
 
     def _tally(self, level: _Level, at: float) -> _Tally:
         tally = self._tallies.pop(level, None) or _Tally(at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -49,6 +49,12 @@ class ClusterView(Protocol):
 
     def attempt_of(self, id: JobId) -> Attempt | None:
         """The live attempt of a job, else None."""
+
+    def limited(self) -> Sequence[tuple[float, AttemptUid]]:
+        """Live attempts of jobs with a time limit, by when it is over, in wall seconds."""
+
+    def unlimited(self) -> Sequence[tuple[float, AttemptUid]]:
+        """Live attempts of the others, by when they were granted."""
 
     def attempts_on(self, name: NodeName) -> Iterable[Attempt]:
         """Live attempts with a rank on the node, oldest first."""

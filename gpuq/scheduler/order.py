@@ -15,12 +15,12 @@ from gpuq.view import ClusterView
 Key = tuple[float, ...]
 Order = Callable[[Lane, Job], Key]
 
-# A job yields to what is submitted later by so many seconds for each second that it is expected to run: at most by the
-# time it would take to work off all that waits, and an hour. Chosen on the published traces, with none held out. With a
-# bound in plain hours busy clusters went back to the order of submitting, or on others a few jobs waited for weeks.
-# Weighing the GPUs as well shortened the mean wait by a tenth on two of four traces, and lengthened that of the last
-# 1 % by half on a third.
-PATIENCE = 10.0
+# Expected to run for less than this part of what runs take on average, a job is short, and yields to nobody. The others
+# yield to what is submitted later by so much of the time it takes to work off all that waits, and an hour.
+# Chosen on seven of nine published traces; see docs/scheduling.md. A delay that grows with the expected run time halves
+# the mean wait on some of them, and makes the last 1 % wait longer by half: who is taken for long then waits for all.
+SHORT = 0.15
+YIELDS = 0.2
 LEAST_SECONDS = 3_600.0
 # Who has had up to so many times the mean of those who wait is not put back for it.
 FAIR = 1.25
@@ -45,22 +45,25 @@ def by_known_length(view: ClusterView, now: Now) -> Order:
 
 def by_expectation(view: ClusterView, now: Now) -> Order:
     """Within a band of priority first those whose users have had little, then by when they were submitted, with a
-    delay for those expected to run for long.
+    delay for those that are not expected to be short.
 
-    The delay is less than the time it takes to work off what waits now: so what waits comes before what is submitted
-    after that, however short.
+    The delay is a part of the time it takes to work off what waits now: what waits comes before most of what is
+    submitted after it, however short.
     """
-    band, share = _bands(view), _shares(view, now)
-    predicts = view.settings.cluster.predict_run_times
-    most = LEAST_SECONDS + (backlog_seconds(view, now) if predicts else 0.0)
+    band, steps = _bands(view), _shares(view, now)
+    predicts, expected, wall = view.settings.cluster.predict_run_times, view.run_times.expected, now.wall
+    short = SHORT * view.run_times.typical(wall)
+    delay = YIELDS * (LEAST_SECONDS + backlog_seconds(view, now)) if predicts else 0.0
+    firsts: dict[tuple[str, int, str], Key] = {}  # what many lanes share of their keys
 
     def key(lane: Lane, job: Job) -> Key:
-        expected = view.run_times.expected(lane.kind, lane.batch, now.wall) if predicts else 0.0
-        if lane.time_limit_seconds is not None:
-            expected = min(expected, lane.time_limit_seconds)
-        delay = PATIENCE * expected
-        delay *= most / (delay + most)
-        return (*band(lane), share(lane.kind.user), job.submitted_at + delay, *job.rank_in_queue[1:])
+        limit, kind = lane.time_limit_seconds, lane.kind
+        of = lane.queue, lane.priority, kind.user
+        first = firsts.get(of)
+        if first is None:
+            first = firsts[of] = *band(lane), steps.get(kind.user, 0.0)
+        long = (limit is None or limit >= short) and expected(kind, lane.batch, wall) >= short
+        return (*first, job.submitted_at + delay if long else job.submitted_at, *job.rank_in_queue[1:])
 
     return key
 
@@ -68,10 +71,11 @@ def by_expectation(view: ClusterView, now: Now) -> Order:
 def backlog_seconds(view: ClusterView, now: Now) -> float:
     """How long all GPUs would be busy with what waits for GPUs."""
     gpus = sum(len(node.inventory.gpus) for node in view.nodes.values() if node.inventory is not None)
+    expected, wall = view.run_times.expected, now.wall
     work = sum(
-        jobs * lane.request.gpus * view.run_times.expected(lane.kind, lane.batch, now.wall)
+        jobs * lane.kind.gpus * expected(lane.kind, lane.batch, wall)
         for lane, jobs in view.waiting().items()
-        if lane.request.gpus
+        if lane.kind.gpus
     )
     return work / gpus if gpus else 0.0
 
@@ -81,18 +85,17 @@ def _bands(view: ClusterView) -> Callable[[Lane], tuple[float, float]]:
     return lambda lane: (-priorities.get(lane.queue, 0), -lane.priority)
 
 
-def _shares(view: ClusterView, now: Now) -> Callable[[str], float]:
-    """0 for users who have had up to FAIR times the mean of those who wait, 1 up to twice that, and so on.
+def _shares(view: ClusterView, now: Now) -> dict[str, float]:
+    """By user: 0 for who has had up to FAIR times the mean of those who wait, 1 up to twice that, and so on.
 
     Steps, not the exact figure: within one, short work still goes before long.
     """
     users = {lane.kind.user for lane in view.waiting()}
     used = {user: view.usage.of(user, now.wall) for user in users}
-    mean = sum(used.values()) / len(used) if used else 0.0
+    mean = sum(used[user] for user in sorted(used)) / len(used) if used else 0.0
     if mean <= 0.0:
-        return lambda user: 0.0
-    steps = {
+        return {}
+    return {
         user: float(max(0, math.ceil(math.log2(max(1e-9, gpu_seconds / mean) / FAIR))))
         for user, gpu_seconds in used.items()
     }
-    return lambda user: steps.get(user, 0.0)

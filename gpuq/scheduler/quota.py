@@ -63,6 +63,8 @@ class Quotas:
 
     def starts(self, job: Job) -> int | None:
         """How many more jobs like this may start; None without a limit."""
+        if not self._any:
+            return None
         return min((limit.starts for limit in self._limits(job)), default=None)
 
     def reason(self, job: Job) -> WaitReason | None:
