@@ -31,6 +31,7 @@ from gpuq.model import (
     Rank,
     RankPhase,
     StopKind,
+    WarningSignal,
 )
 from gpuq.wire import API_PREFIX as API_PREFIX
 from gpuq.wire import POLL_SECONDS as POLL_SECONDS
@@ -88,6 +89,7 @@ class Submission:
     time_limit_seconds: int | None = None
     scheduling_timeout_seconds: int | None = None
     grace_seconds: int | None = None
+    warning: WarningSignal | None = None
     dependencies: tuple[Dependency, ...] = ()
     array: str | None = None
     begin_at: float | None = None
