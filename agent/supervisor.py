@@ -93,7 +93,7 @@ class Supervisor:
         self.grace: float = launch["grace_seconds"]
         self.lease: float | None = launch["lease"]
         self.waits: bool = launch["waits"]  # with the job, until all ranks of its gang are ready
-        self.spool = Spool(threaded=self.lease is not None)
+        self.spool = Spool(threaded=self.lease is not None, cap=launch["log_cap"])
         self.spool.open(folder.fd)
         self.cgroup = RunCgroup(launch["cgroups"])
 

@@ -118,6 +118,7 @@ class RunOrder:
     granted_at: float = 0.0
     port: int | None = None  # leased on the first rank's node; a gang's ranks find each other by it
     address: str = ""  # of the first rank's node
+    log_cap_bytes: int = 0  # of its log, kept at the beginning and the end; 0: all is kept
     seal: str = ""
 
 
@@ -206,12 +207,17 @@ class SyncReply:
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """Header of one piece of log in a shipment; the bytes of all pieces follow the JSON line, in order."""
+    """Header of one piece of log in a shipment; the bytes of all pieces follow the JSON line, in order.
+
+    Bytes from hole_start to hole_end were given back by the log's cap: they are not shipped, nor kept where they are.
+    """
 
     uid: AttemptUid
     rank: int
     offset: int
     length: int
+    hole_start: int = 0
+    hole_end: int = 0
 
 
 @dataclass(frozen=True, slots=True)

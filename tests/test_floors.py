@@ -33,6 +33,7 @@ FLOORS: list[dict[str, Sequence[str]]] = [
                 "enforced",
                 "errors",
                 "gpu_use",
+                "holes",
                 "model",
                 "predict",
                 "protocol",
