@@ -25,6 +25,7 @@ from typing import Protocol
 
 from agent.accounts import LocalAccounts, local_accounts
 from agent.address import own_address
+from agent.cgroups import find_cgroups
 from agent.claim import claim_real_gpus
 from agent.desk import AgentDesk
 from agent.faults import Kept
@@ -99,13 +100,16 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
         host = read_host_facts()
         source = _gpu_source(settings, state, host.boot_id, stack)
         way = settings.controller_url
-        monitor = Monitor(source, host, state, labels=settings.labels, address=lambda: own_address(way))
+        cgroups = find_cgroups()
+        monitor = Monitor(
+            source, host, state, labels=settings.labels, address=lambda: own_address(way), enforced=cgroups.enforced
+        )
         stack.callback(monitor.close)
         journal = Journal(state / "journal", host.boot_id, time.time())
         stack.callback(journal.close)
         stack.enter_context(_signals(ended))
         peer = connect(settings)
-        desk = AgentDesk(state, journal, peer, accounts)
+        desk = AgentDesk(state, journal, peer, accounts, cgroups)
         loops: list[asyncio.Task[None]] = []
         try:
             await desk.start(NodeName(settings.name), host.boot_id)

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 
 from agent.accounts import LocalAccounts
 from agent.actions import Accept, Action, Bar, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
+from agent.cgroups import NONE, Cgroups
 from agent.directives import Directives
 from agent.executor import Executor
 from agent.holding import Held
 from agent.journal import Journal, needs_sync
+from agent.last_words import gpu_oom_in
 from agent.logs import LogPeer, LogShipper
 from agent.runs import RunEvent
 from agent.standing import Standing
@@ -45,9 +47,11 @@ class AgentDesk:
     whichever of its methods finds that the journal can no longer be trusted.
     """
 
-    def __init__(self, state_dir: Path, journal: Journal, peer: LogPeer, accounts: LocalAccounts) -> None:
+    def __init__(
+        self, state_dir: Path, journal: Journal, peer: LogPeer, accounts: LocalAccounts, cgroups: Cgroups = NONE
+    ) -> None:
         self._journal, self._accounts = journal, accounts
-        self.executor = Executor(state_dir, self._on_event, accounts)
+        self.executor = Executor(state_dir, self._on_event, accounts, cgroups)
         self.logs = LogShipper(peer, self._log_shipped)
         self.news = asyncio.Event()
         self.directives: Directives  # from `start` on
@@ -101,6 +105,8 @@ class AgentDesk:
         """
         uid = held.order.uid
         end = held.exit or ends.get(uid)
+        if held.exit is None and end is not None and end.failed and held.order.ranks[held.order.rank].gpus:
+            end = replace(end, gpu_oom=gpu_oom_in(self.executor.log_path(uid, held.order.rank)))
         try:
             size = self.executor.log_path(uid, held.order.rank).stat().st_size
         except OSError:
@@ -203,7 +209,8 @@ class AgentDesk:
             except Exception:
                 logger.exception("look.failed")  # the end is taken all the same
         async with self._lock:
-            events, self._events = [self._with_receipt(event) for event in self._events], []
+            taken, self._events = self._events, []
+            events = [self._with_receipt(await self._with_last_words(event)) for event in taken]
             actions: list[Action] = []
             for event in events:
                 actions += self.directives.observed(event)
@@ -215,9 +222,15 @@ class AgentDesk:
             self._tell()
 
     def _may_be_due_to_a_gpu(self, event: RunEvent) -> bool:
-        failed = event.exit is not None and event.exit.exit_code != 0 and event.exit.stopped is None
         tenancy = self._tenancies.get(event.uid)
-        return failed and tenancy is not None and bool(tenancy.gpus)
+        return event.exit is not None and event.exit.failed and tenancy is not None and bool(tenancy.gpus)
+
+    async def _with_last_words(self, event: RunEvent) -> RunEvent:
+        """The event with what the log says of why the job failed, where that may be its GPUs' memory."""
+        if event.exit is None or not self._may_be_due_to_a_gpu(event):
+            return event
+        said = await asyncio.to_thread(gpu_oom_in, self.executor.log_path(event.uid, event.rank))
+        return replace(event, exit=replace(event.exit, gpu_oom=said))
 
     def _with_receipt(self, event: RunEvent) -> RunEvent:
         if event.exit is None:

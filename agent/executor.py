@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.accounts import AccountRefused, LocalAccounts
+from agent.cgroups import NONE, Cgroups
 from agent.launcher_link import LauncherLink
 from agent.preparation import Preparation
 from agent.runs import Identity, RunDir, RunEvent, boot_id, existing
@@ -58,18 +59,23 @@ class Executor:
     """All runs below state_dir/runs. Lives on one event loop; every method is to be called from it.
 
     on_event is told each change of a run, in order; it may call back into the executor. accounts: whose runs take
-    another account than this process'; without it none does.
+    another account than this process'; without it none does. cgroups: what runs are enclosed in.
     """
 
     def __init__(
-        self, state_dir: Path, on_event: Callable[[RunEvent], None], accounts: LocalAccounts | None = None
+        self,
+        state_dir: Path,
+        on_event: Callable[[RunEvent], None],
+        accounts: LocalAccounts | None = None,
+        cgroups: Cgroups = NONE,
     ) -> None:
+        self._cgroups = cgroups
         self._runs_dir = state_dir / "runs"
         self._on_event = on_event
         self._runs: dict[tuple[AttemptUid, int], _Run] = {}
         self._launcher = LauncherLink(state_dir)
         self._boot_id = boot_id()
-        self._preparation = Preparation(self._boot_id, accounts)
+        self._preparation = Preparation(self._boot_id, accounts, cgroups)
         self._doomed: list[RunDir] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -158,7 +164,10 @@ class Executor:
 
     async def sweep(self, uid: AttemptUid) -> bool:
         """Kills whatever runs here of this attempt; returns when nothing is left, and whether there was anything."""
-        return await end_all(Traces((b"GPUQ_ATTEMPT=%s" % uid.encode(),), f"{os.path.realpath(self._runs_dir)}/{uid}."))
+        marks = (b"GPUQ_ATTEMPT=%s" % uid.encode(),)
+        return await end_all(
+            Traces(marks, f"{os.path.realpath(self._runs_dir)}/{uid}.", groups=self._cgroups.left_of(uid))
+        )
 
     def remove(self, uid: AttemptUid, rank: int) -> None:
         """Forgets a rank that has ended; its directory, log included, is deleted soon. One not held is no error.
@@ -366,7 +375,8 @@ class Executor:
         # Simulated nodes share a machine: another rank of the attempt may run beside this one.
         marks = b"GPUQ_ATTEMPT=%s" % event.uid.encode(), b"GPUQ_NODE_RANK=%d" % event.rank
         launched = directory.launched()
-        found = await end_all(Traces(marks, os.path.realpath(directory.path), launched))
+        groups = directory.groups()
+        found = await end_all(Traces(marks, os.path.realpath(directory.path), launched, groups))
         run.task = None
         if not found and self._has_record(run):
             return
@@ -377,7 +387,7 @@ class Executor:
                 directory.exit_record()
             except ValueError as error:
                 text = str(error)
-            if launched is not None and launched.launcher_lives:
+            if groups or (launched is not None and launched.launcher_lives):
                 text += "; all that it had started was killed"
             else:
                 known = "by its environment" if launched is None else "by its environment, session or output"

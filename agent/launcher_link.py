@@ -22,6 +22,8 @@ _CODE = (
     "supervisor_socket.py",
     "tree_end.py",
     "setup_line.py",
+    "shutdown.py",
+    "run_cgroup.py",
     "run_folder.py",
     "spool.py",
     "program.py",

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from gpuq import holes
 from gpuq.errors import GpuqError, Unavailable
+from gpuq.holes import Hole
 from gpuq.model import AttemptUid
 from gpuq.protocol import MAX_LOG_POST_BYTES, LogAck, LogChunk, LogReply, LogShipment
 
@@ -46,6 +48,7 @@ class _Piece:
     offset: int
     data: bytes
     cut_short: bool
+    hole: Hole | None = None
 
 
 @dataclass(slots=True)
@@ -157,7 +160,7 @@ class LogShipper:
         turn = (wanting[self._first :] + wanting[: self._first])[: self._most]
         self._first += len(turn) if len(turn) < len(wanting) else 1
         pieces = await asyncio.to_thread(_read, [(key, self._spools[key]) for key in turn])
-        chunks = tuple(LogChunk(*piece.key, piece.offset, len(piece.data)) for piece in pieces)
+        chunks = tuple(LogChunk(*piece.key, piece.offset, len(piece.data), *(piece.hole or ())) for piece in pieces)
         try:
             reply = await self._peer.ship_logs(LogShipment(chunks), b"".join(piece.data for piece in pieces))
         except GpuqError as error:
@@ -210,13 +213,27 @@ def _read(spools: list[tuple[Key, _Spool]]) -> list[_Piece]:
         if spool.acked is None:
             pieces.append(_Piece(key, 0, b"", cut_short=False))  # asks how much of it is there
             continue
-        wanted = max(0, min(room // (len(by_need) - position), spool.size - spool.acked))
-        data = b""
-        try:
-            with spool.path.open("rb") as file:
-                data = os.pread(file.fileno(), wanted, spool.acked)
-        except OSError as error:
-            logger.debug("logs.unreadable path=%s error=%r", spool.path, str(error))
-        room -= len(data)
-        pieces.append(_Piece(key, spool.acked, data, cut_short=len(data) < wanted))
+        pieces.append(_piece(key, spool, room // (len(by_need) - position)))
+        room -= len(pieces[-1].data)
     return pieces
+
+
+def _piece(key: Key, spool: _Spool, room: int) -> _Piece:
+    """What follows what the controller has, as much as there is room for; behind the hole, if that is there."""
+    offset, data, hole = spool.acked or 0, b"", None
+    wanted = max(0, min(room, spool.size - offset))
+    try:
+        with spool.path.open("rb") as file:
+            hole = holes.find(file.fileno(), spool.size)
+            while True:
+                if hole is not None and hole.start <= offset < hole.end:
+                    offset = hole.end
+                until = hole.start if hole is not None and offset < hole.start else spool.size
+                wanted = max(0, min(wanted, until - offset))
+                data = os.pread(file.fileno(), wanted, offset)
+                before, hole = hole, holes.find(file.fileno(), spool.size)
+                if hole == before:  # else what was read may have been given back meanwhile
+                    break
+    except OSError as error:
+        logger.debug("logs.unreadable path=%s error=%r", spool.path, str(error))
+    return _Piece(key, offset, data, cut_short=len(data) < wanted, hole=hole)

@@ -23,6 +23,7 @@ from agent.gpus import GpuReading
 from agent.selfcheck import TEMPORARY, trouble
 from agent.tenants import Tenancy, Tenants, described
 from gpuq.codec import encode
+from gpuq.enforced import NOTHING, Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess
 from gpuq.model import AttemptUid, Gpu, GpuHealth, GpuSample, Inventory, NodeSample, Now
 from gpuq.version import VERSION
@@ -67,7 +68,8 @@ def read_host_facts(proc: Path = Path("/proc")) -> HostFacts:
 class Monitor:
     """Reads one machine. state_dir is the folder whose file system is reported as the node's disk.
 
-    labels are the node's own attributes; address says how others reach it, which may change while it runs.
+    labels are the node's own attributes; address says how others reach it, which may change while it runs; enforced,
+    what jobs are held to.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class Monitor:
         proc: Path = Path("/proc"),
         labels: Mapping[str, str] | None = None,
         address: Callable[[], str] = str,
+        enforced: Enforced = NOTHING,
     ) -> None:
-        self._labels, self._address = labels or {}, address
+        self._labels, self._address, self._enforced = labels or {}, address, enforced
         self._source = source
         self._foreign = ForeignUses()
         self.reading = GpuReading((), (), note="the GPUs have not been read yet")
@@ -165,6 +168,7 @@ class Monitor:
             labels=self._labels,
             gpu_note=reading.note,
             trouble=trouble,
+            enforced=self._enforced,
         )
 
     def _cpu_percent(self) -> float | None:

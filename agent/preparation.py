@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.accounts import Account, LocalAccounts, own_account
+from agent.cgroups import NONE, Cgroups
 from agent.environment import build, granted, setup_steps
 from agent.login import Login
 from agent.runs import RunDir
@@ -21,8 +22,9 @@ from gpuq.protocol import RunOrder
 class Preparation:
     """Makes what a supervisor is told to run, but for the lease; see supervisor.py for what it reads of that."""
 
-    def __init__(self, boot_id: str, accounts: LocalAccounts | None) -> None:
+    def __init__(self, boot_id: str, accounts: LocalAccounts | None, cgroups: Cgroups = NONE) -> None:
         """accounts: without it all jobs run in the agent's account."""
+        self._cgroups = cgroups
         self._boot_id = boot_id
         self._accounts = accounts or LocalAccounts(EVERYONES)
         self._logins: dict[Account | None, Login] = {}
@@ -62,7 +64,7 @@ class Preparation:
     def _launch(
         self, order: RunOrder, directory: RunDir, base: Mapping[str, str], account: Account | None
     ) -> dict[str, Any]:
-        spec = order.spec
+        spec, rank = order.spec, order.ranks[order.rank]
         cwd = spec.cwd or (account or own_account()).home
         argv = list(spec.command)
         if spec.script is not None:
@@ -79,7 +81,10 @@ class Preparation:
             "setup": setup_steps(spec),
             "time_limit_seconds": order.job.time_limit_seconds,
             "grace_seconds": order.job.grace_seconds,
+            "warning": spec.warning and (spec.warning.number, spec.warning.seconds, spec.warning.main_only),
             "waits": len(order.ranks) > 1,
+            "log_cap": order.log_cap_bytes,
+            "cgroups": self._cgroups.of_run(directory.path.name, rank.memory_bytes, rank.cpus),
         }
 
 

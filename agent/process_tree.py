@@ -14,6 +14,7 @@ import time
 
 # Rounds of SIGSTOP before SIGTERM: two are enough but for what forks all the time.
 _STOP_ROUNDS = 50
+_SHELLS = (b"sh", b"bash", b"dash", b"ash", b"ksh", b"zsh", b"fish", b"csh", b"tcsh")
 
 
 def start_time(pid: int) -> int | None:
@@ -117,10 +118,29 @@ def _by_parent() -> dict[int, list[int]]:
 
 def kill_tree(root: int) -> None:
     """SIGKILL for all that is below a process now; what is forked meanwhile is left for the next round."""
-    for pid in descendants(root):
+    kill_each(descendants(root))
+
+
+def kill_each(pids: list[int]) -> None:
+    """SIGKILL for processes that were listed just now."""
+    for pid in pids:
         start = start_time(pid)
         if start is not None:
             send_signal(pid, start, signal.SIGKILL)
+
+
+def warn_tree(main: int, number: int, main_only: bool) -> None:
+    """A signal for a process and all below it, once; main_only: for this one alone.
+
+    A shell that waits for others is left out, if it is the first: to most it says that they are to end, and what they
+    have started is what the signal is for.
+    """
+    below = [] if main_only else descendants(main)
+    waits = bool(below) and read_proc(f"/proc/{main}/comm").strip() in _SHELLS
+    for pid in below if waits else [main, *below]:
+        start = start_time(pid)
+        if start is not None:
+            send_signal(pid, start, number)
 
 
 def terminate_tree(root: int) -> None:

@@ -1,11 +1,12 @@
 """Starting a program below the supervisor, in two ways. Standard library only, for the supervisor's reasons.
 
 `spawn` shares memory with its caller until exec (posix_spawn), which takes 1.5 ms less of processor time for each job
-than a fork, and stops the caller meanwhile. `become` is for a forked child. It is used where the supervisor must be
-able to act whatever happens: a working directory on a file server that is down holds up chdir and exec without end, and
-a job with a lease must then be killed on time. The kernel kills such a child also when its supervisor dies. And it is
-used where the job runs in another account, which is taken for good before anything of the job is touched: what root may
-enter or open, the job may not. no_new_privs is not set: in a job sudo works as it does at a login.
+than a fork, and stops the caller meanwhile. `become` is for a forked child. It is used where the job has control
+groups, which it enters before it is the job. It is used where the supervisor must be able to act whatever happens: a
+working directory on a file server that is down holds up chdir and exec without end, and a job with a lease must then be
+killed on time. The kernel kills such a child also when its supervisor dies. And it is used where the job runs in
+another account, which is taken for good before anything of the job is touched: what root may enter or open, the job may
+not. no_new_privs is not set: in a job sudo works as it does at a login.
 """
 
 # ruff: noqa: PTH110
@@ -47,16 +48,20 @@ def become(
     cwd: str,
     log: int,
     keep: int,
+    enter: Callable[[], None],
     account: Account | None,
     parent: int,
     report: int,
 ) -> NoReturn:
     """Becomes argv, with stdin closed off, both outputs in log, and no other open file but keep (if not negative).
 
-    On failure it writes to report what `why_not` reads, and exits. On success report closes, being close-on-exec.
+    Before anything else enter puts it into its control groups. On failure it writes to report what `why_not` reads,
+    and exits. On success report closes, being close-on-exec.
     """
-    failure = f"exec {errno.EIO}"
+    failure = f"cgroup {errno.EIO}"
     try:
+        enter()
+        failure = f"exec {errno.EIO}"
         os.setsid()  # so that its `kill 0` cannot reach the supervisor
         if account is not None:
             failure = f"account {errno.EPERM}"
@@ -122,6 +127,8 @@ def why_not(failure: str, name: str, cwd: str) -> str:
     """What a child reported, for people."""
     stage, number = failure.split()
     why = os.strerror(int(number))
+    if stage == "cgroup":
+        return f"cannot enter the control groups of the job: {why}"
     if stage == "account":
         return f"cannot take the account of the job: {why}"
     if stage == "chdir":

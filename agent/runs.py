@@ -1,6 +1,6 @@
 """The directory of one rank on this machine: what the supervisor (supervisor.py) and the agent tell each other by it.
 
-STATE/runs/UID.RANK/   supervisor  traces  log  sock  exit.json  job/script
+STATE/runs/UID.RANK/   supervisor  groups  traces  log  sock  exit.json  job/script
 
 The script lies below a directory of its own: 'rm -rf "$(dirname "$0")"' at the end of a job is to delete nothing else.
 That of a job in another account lies in SCRIPTS, since nothing of STATE may be entered but by the agent's.
@@ -26,7 +26,7 @@ from gpuq.model import AttemptUid, EndReason, ExitRecord, RankPhase
 SCRIPTS = Path("/var/lib/gpuq-scripts")  # may be entered, not listed; each script is its account's alone
 _BARRED = "barred"
 # The end last: half a run never misleads.
-_FILES = ("log", "job/script", "sock", "exit.tmp", "traces", "supervisor", "exit.json")
+_FILES = ("log", "job/script", "sock", "exit.tmp", "traces", "groups", "supervisor", "exit.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,13 @@ class RunDir:
         except (OSError, ValueError):
             return None
         return Launched((launcher, since), pipe, (leader, start))
+
+    def groups(self) -> list[str]:
+        """The folders of its control groups, as far as its supervisor has noted any."""
+        try:
+            return str((self.path / "groups").readlink()).split("\n")
+        except OSError:
+            return []
 
     @property
     def was_begun(self) -> bool:

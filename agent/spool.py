@@ -5,11 +5,16 @@ which a pipe does not mind and a file would. It costs one copy in memory, and no
 
 The job of a run with a lease must be ended on time whatever happens, and a write may wait without end for a disk, or
 for the server of the disk: there a thread writes, and the supervisor never waits for it.
+
+Of a log longer than its cap the middle is given back to the disk, as it grows: the file has a hole then, so all offsets
+stay true, and the line before the hole says where it ends. A disk that stays full does not hold the job up for long:
+what it writes meanwhile is lost, and a line says how much.
 """
 
 from __future__ import annotations
 
 import _thread
+import ctypes
 import fcntl
 import os
 import time
@@ -23,12 +28,20 @@ _LOUD_PIPE = 1 << 20  # for a job that filled the usual 64 KiB between two looks
 # A job that writes a line now and then is read at once; one that writes many small ones, this often.
 PAUSE_SECONDS = 0.004
 FULL_DISK_SECONDS = 1.0  # until it is tried again
+FULL_DISK_PATIENCE_SECONDS = 10.0  # for which the job is held up; then it goes on, and its output is lost
+_ALIGN = 4096  # of a hole: file systems free whole blocks
+_STEPS = 16  # in which half a cap is given back: each costs a few calls
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
+
+_libc = ctypes.CDLL(None)
+_libc.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class Spool:
     """The pipe, and the file behind it once `open` was called."""
 
-    def __init__(self, threaded: bool) -> None:
+    def __init__(self, threaded: bool, cap: int = 0) -> None:
+        """cap: bytes of its beginning and end that are kept of a longer log, together; 0: all of it."""
         self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.read_end, False)
         self.inode = os.fstat(self.read_end).st_ino
@@ -37,6 +50,10 @@ class Spool:
         self._taken = 0  # bytes, from the pipe and notes
         self._mended = 0  # bytes of notes that the writer made
         self._written = 0
+        self._dropped = 0  # bytes that were given up before the end
+        self._gap = 0  # of them those that the log does not tell of yet
+        self._full_since: float | None = None
+        self._cap, self._released = cap, 0  # up to where the middle was given back
         self._pieces: deque[bytes] = deque()
         self._most_pending = _PENDING if threaded else 1
         self._loud = False
@@ -81,7 +98,7 @@ class Spool:
             self._wake()
             self._over.acquire()
         self._write_pieces()
-        self.lost = self._pending
+        self.lost = self._pending + self._gap
         if self._written:
             with suppress(OSError):
                 self._mend()
@@ -109,7 +126,7 @@ class Spool:
     @property
     def _pending(self) -> int:
         """Bytes that wait for the disk."""
-        return self._taken + self._mended - self._written
+        return self._taken + self._mended - self._written - self._dropped
 
     def _put(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -141,20 +158,61 @@ class Spool:
         self._over.release()
 
     def _write_pieces(self) -> bool:
-        """False if the disk has no room, or fails: then the rest waits."""
+        """False if the disk has no room, or fails: then the rest waits, for so long."""
         try:
-            while self._pieces:
-                data = self._pieces[0]
+            while self._pieces or self._gap:
                 self._mend()
+                if self._gap:
+                    self._tell_gap()
+                    continue
+                data = self._pieces[0]
                 count = os.write(self.file, data)
                 self._written += count
                 if count == len(data):
                     self._pieces.popleft()
                 else:
                     self._pieces[0] = data[count:]
+                self._full_since = None
+                self._release_middle()
         except OSError:
-            return False
+            return self._gives_up()
         return True
+
+    def _gives_up(self) -> bool:
+        """Whether the disk was full for so long that what waits is let go of, so that the job goes on."""
+        now = time.monotonic()
+        if self._full_since is None:
+            self._full_since = now
+        if now - self._full_since < FULL_DISK_PATIENCE_SECONDS or self._closing:
+            return False
+        while self._pieces:
+            size = len(self._pieces.popleft())
+            self._dropped += size
+            self._gap += size
+        return True
+
+    def _tell_gap(self) -> None:
+        text = f"\n[gpuq] the disk was full: {self._gap} bytes of output are lost here\n".encode()
+        count = os.write(self.file, text)
+        self._written += count
+        self._mended += count
+        self._gap = 0  # told in part is told: the disk is full again, and the next gap says so
+
+    def _release_middle(self) -> None:
+        """Gives back what lies between the first and the last half cap."""
+        half = self._cap // 2
+        end = (self._written - half) // _ALIGN * _ALIGN
+        if not self._cap or self._written <= self._cap or end - self._released < max(_ALIGN, half // _STEPS):
+            return
+        start = half // _ALIGN * _ALIGN
+        if end <= start:
+            return
+        if _libc.fallocate64(self.file, _KEEP_SIZE | _PUNCH_HOLE, start, end - start):
+            self._cap = 0  # this file system cannot
+            return
+        self._released = end
+        text = f"\n[gpuq] the log is longer than its cap: from here to byte {end} nothing is kept\n".encode()
+        os.pwrite(self.file, text, start - len(text))
 
     def _mend(self) -> None:
         """Says so in the log if somebody has cut its file short; offsets stay true."""

@@ -9,6 +9,7 @@ The run directory:
 
     supervisor   symlink to 'BOOT-ID:PID:START'. Made once, by whoever comes first: a supervisor that finds it made
                  starts nothing, so an agent that makes it ('barred') knows that nothing ever will be started
+    groups       symlink to the run's control groups, one a line, if it has any (run_cgroup.py)
     traces       symlink to 'LAUNCHER-PID:START:PIPE:PID:START', the last two of what was started last: how to find what
                  is left if this process is killed
     log          what the job writes; it comes through a pipe (spool.py)
@@ -26,10 +27,12 @@ import signal
 import time
 from typing import Any
 
-from agent.process_tree import terminate_tree
+from agent.process_tree import terminate_tree, warn_tree
 from agent.program import Account, become, spawn, why_not
+from agent.run_cgroup import RunCgroup
 from agent.run_folder import RunFolder
 from agent.setup_line import environment_after, setup_command
+from agent.shutdown import goes_down, may_be_shutdown
 from agent.spool import Spool
 from agent.supervisor_socket import VERSION, Client, Clients
 from agent.tree_end import TreeEnd
@@ -90,8 +93,9 @@ class Supervisor:
         self.grace: float = launch["grace_seconds"]
         self.lease: float | None = launch["lease"]
         self.waits: bool = launch["waits"]  # with the job, until all ranks of its gang are ready
-        self.spool = Spool(threaded=self.lease is not None)
+        self.spool = Spool(threaded=self.lease is not None, cap=launch["log_cap"])
         self.spool.open(folder.fd)
+        self.cgroup = RunCgroup(launch["cgroups"])
 
         self.phase = "accepted"
         self.stopping = False
@@ -113,7 +117,10 @@ class Supervisor:
         self.dump = -1  # where a setup line leaves its environment
         self.done = False  # no further step is to start
         self.limit_at: float | None = None
-        self.end = TreeEnd(self.pid)
+        self.warning: tuple[int, int, bool] | None = launch["warning"]  # signal, seconds before the limit, main only
+        self.warn_at: float | None = None
+        self.warned = 0  # the signal that was sent
+        self.end = TreeEnd(self.pid, self.cgroup)
         self.read_at: float | None = None  # when to look into the pipe again; None: when there is something
 
         self.poll = select.poll()
@@ -128,6 +135,7 @@ class Supervisor:
         """Returns when all has ended and is on record; whether that was an end like any other, nothing forced."""
         self._announce()
         self.clients.serve(self.first, self._act)  # a stop may have come right behind the launch
+        self._enclose()
         self._keep_limits()
         self._start_next()
         while not (self._reap() and self.done):
@@ -151,7 +159,7 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         now = _boottime()
-        times = [t - now for t in (self.limit_at, self.lease, self.read_at) if t is not None]
+        times = [t - now for t in (self.warn_at, self.limit_at, self.lease, self.read_at) if t is not None]
         if self.lease is not None:
             times.append(LEASE_POLL_SECONDS)
         if (until_end := self.end.wait(now)) is not None:
@@ -160,6 +168,8 @@ class Supervisor:
 
     def _keep_limits(self) -> None:
         now = _boottime()
+        if self.warn_at is not None and now >= self.warn_at:
+            self._warn()
         if self.limit_at is not None and now >= self.limit_at:
             self.limit_at = None
             self._stop("time_limit", self.grace)
@@ -181,6 +191,11 @@ class Supervisor:
 
     # ---------------- steps
 
+    def _enclose(self) -> None:
+        if failed := self.cgroup.make():
+            self.spool.note(f"limits of this job are not enforced: {failed}")
+        self.folder.note_groups(self.cgroup.folders)
+
     def _start_next(self) -> None:
         if self.done:
             return
@@ -189,7 +204,8 @@ class Supervisor:
             self._announce()
             return
         if self.step == len(self.setup):
-            self._spawn() if self.lease is None and self.account is None else self._fork(self.argv)
+            at_once = self.lease is None and self.account is None and not self.cgroup.folders
+            self._spawn() if at_once else self._fork(self.argv)
             return
         label, line = self.setup[self.step]
         self.spool.note(f"setup {self.step + 1}/{len(self.setup)}: {label}")
@@ -221,7 +237,8 @@ class Supervisor:
             self._give_up("never_started", f"cannot start a process: {os.strerror(error.errno or 0)}")
             return
         if child == 0:
-            become(argv, self.env, self.cwd, self.spool.write_end, self.dump, self.account, self.pid, report)
+            enter = self.cgroup.join
+            become(argv, self.env, self.cwd, self.spool.write_end, self.dump, enter, self.account, self.pid, report)
         os.close(report)
         self.child, self.child_name, self.child_since = child, argv[0], _boottime()
         self._leave_traces()
@@ -238,7 +255,8 @@ class Supervisor:
         os.close(self.exec_report)
         self.exec_report = -1
         if failure:
-            self._give_up("launch_failed", why_not(failure, self.child_name, self.cwd))
+            reason = "never_started" if failure.startswith("cgroup") else "launch_failed"
+            self._give_up(reason, why_not(failure, self.child_name, self.cwd))
         elif self.step == len(self.setup) and not self.done:
             self._is_running()
 
@@ -247,7 +265,17 @@ class Supervisor:
         self.phase, self.started_at = "running", time.time()
         if self.time_limit is not None:
             self.limit_at = _boottime() + self.time_limit
+            if self.warning is not None:
+                self.warn_at = max(0.0, self.limit_at - self.warning[1])
         self._announce()
+
+    def _warn(self) -> None:
+        self.warn_at = None
+        if self.warning is None or not self.child or self.done:
+            return
+        self.warned, before, main_only = self.warning
+        self.spool.note(f"{signal.Signals(self.warned).name} is sent to this job, {before} s before its time limit")
+        warn_tree(self.child, self.warned, main_only)
 
     @staticmethod
     def _readable(fd: int) -> bool:
@@ -299,10 +327,23 @@ class Supervisor:
             self._start_next()
         elif self.reason == "exited":
             self.status = status
+            self._ended_for_another_reason(status)
         self.done = self.done or (self.child == 0 and not self.waits)
         if self.done and not self.end.begun:
-            self.limit_at = None
+            self.limit_at = self.warn_at = None
             self.end.settle(_boottime())
+
+    def _ended_for_another_reason(self, status: int) -> None:
+        """Where the signal that ended the job was nobody's wish that it end: its time was up, or the machine's."""
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        if self.stopped is not None:
+            return
+        if self.warned and self.warned in (number, (code or 0) - 128):
+            self.stopped = "time_limit"
+            self.text = f"ended by {signal.Signals(self.warned).name}, which told it that its time limit was near"
+        elif may_be_shutdown(code, number) and goes_down():
+            self.reason, self.text = "node_lost", "the machine was shut down under it"
 
     # ---------------- the end
 
@@ -335,6 +376,8 @@ class Supervisor:
             lost = f"the disk was full: the last {self.spool.lost} bytes of the log are lost"
             self.text = f"{self.text}; {lost}" if self.text else lost
         status = self.status
+        oom_kills = self.cgroup.oom_kills()
+        self.cgroup.remove()
         self.exit = {
             "v": VERSION,
             "reason": self.reason,
@@ -347,6 +390,7 @@ class Supervisor:
             "log_size": size,
             "cpu_seconds": round(self.cpu_seconds, 6),
             "max_rss_bytes": self.max_rss,
+            "oom_kills": oom_kills,
         }
         self.phase = "ended"
         self.lease = None

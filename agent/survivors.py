@@ -1,8 +1,9 @@
 """Finds and ends what is left of a run that no supervisor watches.
 
-What may be known of such a process: what is in its environment, unless it cleared or overwrote that; its session,
-unless it made its own; the pipe its output goes to, unless it sends that elsewhere; and its parent: what a supervisor
-that was killed leaves is handed to the launcher it came from, if that still lives, and nothing escapes that.
+What may be known of such a process: its control group, unless it asked the kernel for another, where there are any;
+what is in its environment, unless it cleared or overwrote that; its session, unless it made its own; the pipe its
+output goes to, unless it sends that elsewhere; and its parent: what a supervisor that was killed leaves is handed to
+the launcher it came from, if that still lives, and nothing escapes that.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from agent.process_tree import descendants, is_dead, read_proc, send_signal, start_time, stat
+from agent.run_cgroup import kill_all, remove_all
+from agent.run_cgroup import processes as processes_in
 
 AGAIN_SECONDS = 0.2  # between looks at what was killed: a process in the driver may take long to die
 _SUPERVISOR = b"gpuq-supervisor\n"
@@ -41,12 +44,13 @@ class Traces:
     """By what to know the processes of a run.
 
     marks: 'NAME=VALUE', all of which are in their environment. directory: of the run, which a supervisor holds open
-    even if it was deleted; one that ends in a dot stands for the runs of all ranks.
+    even if it was deleted; one that ends in a dot stands for the runs of all ranks. groups: folders of control groups.
     """
 
     marks: tuple[bytes, ...]
     directory: str
     launched: Launched | None = None
+    groups: Sequence[str] = ()
 
 
 async def end_all(traces: Traces) -> bool:
@@ -55,6 +59,7 @@ async def end_all(traces: Traces) -> bool:
     while await asyncio.to_thread(_round, traces):
         found = True
         await asyncio.sleep(AGAIN_SECONDS)
+    await asyncio.to_thread(remove_all, list(traces.groups))
     return found
 
 
@@ -65,6 +70,9 @@ def _round(traces: Traces) -> bool:
     processes.pop(me, None)
     found: set[int] = set()
     waited_for: set[int] = set()
+    for group in traces.groups:
+        found.update(pid for pid in processes_in(group) if pid in processes)
+    kill_all(list(traces.groups))
     for pid, fields in processes.items():
         if _is_marked(pid, fields, traces):
             found.add(pid)

@@ -6,16 +6,20 @@ That it has ended is not decided here: only wait4 knows when no process is left.
 from __future__ import annotations
 
 from agent.process_tree import kill_tree
+from agent.run_cgroup import RunCgroup
 
 # Between the main process' end and SIGTERM to what it left: a `tee` at the end of a pipe writes its last lines then.
 SETTLE_SECONDS = 0.5
 
 
 class TreeEnd:
-    """When all below one process, root, is asked and killed. Times are seconds of CLOCK_BOOTTIME."""
+    """When all below one process, root, is asked and killed, with all that is in its control groups.
 
-    def __init__(self, root: int) -> None:
-        self._root = root
+    Times are seconds of CLOCK_BOOTTIME.
+    """
+
+    def __init__(self, root: int, cgroup: RunCgroup) -> None:
+        self._root, self._cgroup = root, cgroup
         self._settled_at: float | None = None
         self._kill_at: float | None = None
 
@@ -40,6 +44,7 @@ class TreeEnd:
 
     def kill_if_due(self, now: float) -> None:
         if self._kill_at is not None and now >= self._kill_at:
+            self._cgroup.kill()
             kill_tree(self._root)
 
     def wait(self, now: float) -> float | None:

@@ -13,7 +13,10 @@ from enum import Enum
 from typing import NamedTuple, NewType
 
 from gpuq.accounts import EVERYONES, Accounts
+from gpuq.enforced import NOTHING, Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess, GpuReceipt
+from gpuq.spec import JobSpec as JobSpec
+from gpuq.spec import WarningSignal as WarningSignal
 from gpuq.states import JobState
 
 JobId = NewType("JobId", str)  # '1042', or '1042_7' for element 7 of array 1042
@@ -236,24 +239,6 @@ class Job:
         return self.state is JobState.QUEUED and not (self.held_by or self.waits_for or self.eligible_at is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """What a job executes. Shared by all elements of an array; never in memory longer than it takes to hand it on.
-
-    environment is the whole base environment of the job, or None for the account's login environment on the node;
-    `changes` are --env and --export assignments laid over it. setup are shell lines run in STARTING.
-    """
-
-    command: tuple[str, ...]  # argument list; with a script, the script's arguments
-    script: str | None  # text of a submitted `#!` file, stored at submit
-    cwd: str | None  # None: the account's home
-    environment: Mapping[str, str] | None = None
-    changes: Mapping[str, str] = field(default_factory=dict)
-    setup: tuple[str, ...] = ()
-    venv: str | None = None
-    conda_env: str | None = None
-
-
 # ---------------------------------------------------------------- attempts
 
 
@@ -307,7 +292,14 @@ class ExitRecord:
     cpu_seconds: float | None = None
     max_rss_bytes: int | None = None
     gpu_fault: str = ""  # what befell a GPU of its while it ran, if anything did
+    oom_kills: int = 0  # of its processes, by the kernel, because the job's memory or the machine's was short
+    gpu_oom: str = ""  # the line at the end of its log that says a GPU had no memory left for it
     gpu_receipt: GpuReceipt | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it came to an end of its own, and not to a good one."""
+        return self.exit_code != 0 and self.stopped is None
 
 
 class RankPhase(str, Enum):
@@ -422,6 +414,7 @@ class Inventory:
     gpu_note: str = ""  # why there are no GPUs, or why they are unknown, for people
     trouble: str = ""  # what a self-check of the node found: no new work while it lasts
     accounts: Accounts = EVERYONES
+    enforced: Enforced = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from gpuq.model import (
     Rank,
     RankPhase,
     StopKind,
+    WarningSignal,
 )
 from gpuq.wire import API_PREFIX as API_PREFIX
 from gpuq.wire import POLL_SECONDS as POLL_SECONDS
@@ -89,6 +90,7 @@ class Submission:
     time_limit_seconds: int | None = None
     scheduling_timeout_seconds: int | None = None
     grace_seconds: int | None = None
+    warning: WarningSignal | None = None
     dependencies: tuple[Dependency, ...] = ()
     singleton: bool = False  # after all live jobs of its user and name
     array: str | None = None
@@ -118,6 +120,7 @@ class RunOrder:
     granted_at: float = 0.0
     port: int | None = None  # leased on the first rank's node; a gang's ranks find each other by it
     address: str = ""  # of the first rank's node
+    log_cap_bytes: int = 0  # of its log, kept at the beginning and the end; 0: all is kept
     seal: str = ""
 
 
@@ -206,12 +209,17 @@ class SyncReply:
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """Header of one piece of log in a shipment; the bytes of all pieces follow the JSON line, in order."""
+    """Header of one piece of log in a shipment; the bytes of all pieces follow the JSON line, in order.
+
+    Bytes from hole_start to hole_end were given back by the log's cap: they are not shipped, nor kept where they are.
+    """
 
     uid: AttemptUid
     rank: int
     offset: int
     length: int
+    hole_start: int = 0
+    hole_end: int = 0
 
 
 @dataclass(frozen=True, slots=True)

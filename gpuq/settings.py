@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from gpuq.errors import InvalidRequest
-from gpuq.units import MAX_SECONDS, parse_duration
+from gpuq.units import MAX_SECONDS, parse_duration, parse_size
 
 DAY = 86_400
 # Policy.lease + fence_grace + kill_margin: a fenced attempt is surely gone before its node counts as lost.
@@ -64,6 +64,25 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """Text in a document, bytes in the settings."""
+
+    low: int = 0
+    high: int = 1 << 50
+
+    def read(self, value: object) -> int:
+        if not isinstance(value, str) or len(value) > MAX_NAME or value.strip().isdigit():
+            raise InvalidRequest('must be text with a unit, such as "500M" or "2G"')
+        size = parse_size(value)
+        if not self.low <= size <= self.high:
+            raise InvalidRequest(f"must be from {_size(self.low)} to {_size(self.high)}")
+        return size
+
+    def plain(self, value: int) -> str:
+        return _size(value)
+
+
+@dataclass(frozen=True, slots=True)
 class Flag:
     def read(self, value: object) -> bool:
         if not isinstance(value, bool):
@@ -101,7 +120,7 @@ class Names:
         return list(value)
 
 
-Kind = Duration | Number | Flag | Choice | Names
+Kind = Duration | Number | Size | Flag | Choice | Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +179,12 @@ class ClusterSettings:
         metadata=_about(
             Duration(1, 366 * DAY),
             "how long jobs without a time limit may fill room kept for another, beside the time to work off the queue",
+        ),
+    )
+    log_cap: int = field(
+        default=1 << 30,
+        metadata=_about(
+            Size(1 << 20), "of one job's log on a node: of a longer one the first and the last half of that are kept"
         ),
     )
     keep_history: int | None = field(
@@ -253,6 +278,15 @@ def span(seconds: int) -> str:
         count, seconds = divmod(seconds, size)
         parts += [f"{count}{unit}"] if count else []
     return "".join(parts)
+
+
+def _size(size: int) -> str:
+    """'2G': what `parse_size` reads, exactly."""
+    for unit in "TGMK":
+        width = 1 << 10 * (1 + "KMGT".index(unit))
+        if size >= width and size % width == 0:
+            return f"{size // width}{unit}"
+    return f"{size}B"
 
 
 def is_name(text: object) -> bool:

@@ -17,6 +17,12 @@ _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?", re.ASCII)
 _SPAN_SECONDS = (604_800, 86_400, 3_600, 60, 1)
 MAX_SECONDS = 10 * 366 * 86_400  # nothing gpuq runs lasts ten years; a larger number is a typing error
 
+# As Linux numbers them on all machines gpuq runs on; a client may be another system. Those that programs catch.
+SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "ALRM": 14, "TERM": 15, "CONT": 18, "XCPU": 24}
+WARNING_SECONDS = 60  # as Slurm's --signal has it
+MAX_WARNING_SECONDS = 65_535  # likewise
+_SIGNAL = re.compile(r"(?:(B):)?([A-Z0-9]{1,8})(?:@(\d{1,6}))?")
+
 
 def parse_size(text: str, bare: str = "m") -> int:
     """Bytes of '24G', '512M', '1.5TiB', '512B'; a bare number counts in `bare` (Slurm: megabytes).
@@ -80,6 +86,25 @@ def _slurm_seconds(text: str) -> int | None:
         return parts[0] * 3_600 + parts[1] * 60 + parts[2]
     minutes, seconds = (*parts, 0)[:2]
     return minutes * 60 + seconds
+
+
+def parse_signal(text: str) -> tuple[int, int, bool]:
+    """(number, seconds before the time limit, whether to the main process alone) of Slurm's '[B:]SIG[@SECONDS]'."""
+    match = _SIGNAL.fullmatch(text.strip().upper())
+    if match is None:
+        raise InvalidRequest(f"'{text}' is not a signal and a time", "write for example USR1@120 or B:USR1@120")
+    main, name, seconds = match.groups()
+    number = SIGNALS.get(name.removeprefix("SIG"), int(name) if name.isdigit() else 0)
+    if number not in SIGNALS.values():
+        raise InvalidRequest(f"'{name}' is not a signal gpuq sends", f"one of {', '.join(SIGNALS)}")
+    if seconds is not None and int(seconds) > MAX_WARNING_SECONDS:
+        raise InvalidRequest(f"'{text}': at most {MAX_WARNING_SECONDS} s before the time limit")
+    return number, WARNING_SECONDS if seconds is None else int(seconds), main is not None
+
+
+def format_signal(number: int) -> str:
+    """'USR1'; the number where it has no name here."""
+    return next((name for name, known in SIGNALS.items() if known == number), str(number))
 
 
 def format_duration(seconds: float | None) -> str:

@@ -18,6 +18,7 @@ from gpuq.api.calls import By, Call, Site
 from gpuq.api.lookup import attempt
 from gpuq.codec import decode, encode
 from gpuq.errors import GpuqError, InvalidRequest, NotAuthenticated, NotAuthorised, NotFound
+from gpuq.holes import Hole
 from gpuq.model import NodeName
 from gpuq.protocol import LogAck, LogReply, LogShipment, RunOrder, SyncReply, SyncRequest
 from gpuq.store.logfiles import Log, LogFiles, Piece
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _MAX_CHUNKS = 10_000  # of one shipment: each costs a look-up
+MAX_LOG_BYTES = 1 << 50  # more than a node writes in its life; a hole may not lead further
 LOG_HEADER_BYTES = 2 << 20  # room for that many chunks ahead of the bytes
 
 
@@ -49,10 +51,11 @@ async def logs(call: By) -> Response:
     A log that is not of this node, or that nobody here knows, is left out of the answer, so that it holds up no other.
     """
     node = _node(call)
-    pieces = {log: found for log, found in _pieces(call.body).items() if _is_of(call, node, log)}
+    holes: dict[Log, Hole] = {}
+    pieces = {log: found for log, found in _pieces(call.body, holes).items() if _is_of(call, node, log)}
     if not pieces:
         raise NotFound(f"none of these logs is of an attempt on node {node}")
-    sizes, failure = await asyncio.to_thread(_write, call.site.logs, pieces)
+    sizes, failure = await asyncio.to_thread(_write, call.site.logs, pieces, holes)
     if failure is not None and not sizes:
         raise failure
     for log in sizes:
@@ -89,13 +92,15 @@ def _seal(site: Site, order: RunOrder) -> str:
     return derived_secret(site.ca_key, "order", text)
 
 
-def _write(files: LogFiles, pieces: Mapping[Log, list[Piece]]) -> tuple[dict[Log, int], GpuqError | None]:
+def _write(
+    files: LogFiles, pieces: Mapping[Log, list[Piece]], holes: Mapping[Log, Hole]
+) -> tuple[dict[Log, int], GpuqError | None]:
     """Sizes of the logs that could be written, and what went wrong with the others: they do not undo each other."""
     sizes: dict[Log, int] = {}
     failure: GpuqError | None = None
     for log, found in pieces.items():
         try:
-            sizes[log] = files.append(log, found)
+            sizes[log] = files.append(log, found, holes.get(log))
         except GpuqError as error:
             failure = error
     return sizes, failure
@@ -113,8 +118,8 @@ def _is_of(call: Call, node: NodeName, log: Log) -> bool:
     return found is not None and 0 <= rank < len(found.ranks) and found.ranks[rank].node == node
 
 
-def _pieces(body: bytes) -> dict[Log, list[Piece]]:
-    """The pieces of each log, in the order they were sent."""
+def _pieces(body: bytes, holes: dict[Log, Hole]) -> dict[Log, list[Piece]]:
+    """The pieces of each log, in the order they were sent; adds the holes that logs have."""
     end = body.find(b"\n")
     if end < 0:
         raise InvalidRequest("a shipment of logs is one line of JSON and then the bytes")
@@ -126,6 +131,10 @@ def _pieces(body: bytes) -> dict[Log, list[Piece]]:
     for chunk in chunks:
         if chunk.offset < 0 or chunk.length < 0:
             raise InvalidRequest("LogChunk.offset and LogChunk.length must be at least 0")
+        if not 0 <= chunk.hole_start <= chunk.hole_end <= MAX_LOG_BYTES:
+            raise InvalidRequest("LogChunk.hole_start and LogChunk.hole_end must be in order")
+        if chunk.hole_start < chunk.hole_end:
+            holes[chunk.uid, chunk.rank] = Hole(chunk.hole_start, chunk.hole_end)
         pieces.setdefault((chunk.uid, chunk.rank), []).append((chunk.offset, view[at : at + chunk.length]))
         at += chunk.length
     if at != len(body):

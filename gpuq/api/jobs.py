@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Annotated, Any
 
 from fastapi import Path, Query
@@ -15,7 +15,7 @@ from gpuq.api.answers import answer
 from gpuq.api.calls import By, Call
 from gpuq.api.lookup import attempts_of, find, require, require_owner, shown_state
 from gpuq.api.schemas import JobChanges, Selected, parse, submission
-from gpuq.api.show import JobLens, show_attempt, show_reason, show_start
+from gpuq.api.show import JobLens, show_attempt, show_limits, show_reason, show_start
 from gpuq.errors import InvalidRequest, NotAuthorised, NotFound
 from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Request
 from gpuq.protocol import POLL_SECONDS, Selection
@@ -88,6 +88,7 @@ async def _detail(call: Call, id: str) -> Response:
     shown |= _more(job, lens, owner, stored_specs.spec(controller.store.reader, job.id))
     attempts = attempts_of(controller, job.id)
     shown["attempts"] = [show_attempt(attempt, sizes.get(attempt.uid), owner, time.time()) for attempt in attempts]
+    shown["limits"] = show_limits(call, attempts[-1]) if attempts else []
     shown["log_bytes"] = sizes.get(attempts[-1].uid) if attempts else None
     await controller.settled()
     return answer(shown)
@@ -127,6 +128,7 @@ def _more(job: Job, lens: JobLens, owner: bool, spec: JobSpec | None) -> dict[st
         "setup": list(spec.setup) if owner and spec is not None else None,
         "venv": spec.venv if owner and spec is not None else None,
         "conda_env": spec.conda_env if owner and spec is not None else None,
+        "warning": None if spec is None or spec.warning is None else asdict(spec.warning),
     }
 
 

@@ -38,9 +38,9 @@ async def log_range(
     """Bytes of a job's log from an offset, as base64 in JSON, with how long the log is and whether it will grow."""
     reading = await reading_of(call, readable(call, id), attempt, rank)
     start = offset if offset >= 0 else max(0, reading.size + offset)
-    text = await asyncio.to_thread(_range, call.site.logs, reading, start, limit)
+    start, data = await asyncio.to_thread(_range, call.site.logs, reading, start, limit)
     await call.controller.settled()
-    return answer({"offset": start, **_state(reading), "text_base64": text})
+    return answer({"offset": start, **_state(reading), "text_base64": b64encode(data).decode()})
 
 
 async def log_search(
@@ -76,8 +76,8 @@ async def log_search(
     )
 
 
-def _range(files: LogFiles, reading: Reading, offset: int, limit: int) -> str:
-    return "" if reading.log is None else b64encode(files.read(reading.log, offset, limit)).decode()
+def _range(files: LogFiles, reading: Reading, offset: int, limit: int) -> tuple[int, bytes]:
+    return (offset, b"") if reading.log is None else files.read(reading.log, offset, limit)
 
 
 def _search(files: LogFiles, reading: Reading, wanted: Wanted, after: int, before: int | None) -> Found:

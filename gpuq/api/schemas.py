@@ -15,7 +15,7 @@ from gpuq import protocol
 from gpuq.api.failures import invalid
 from gpuq.constraint import MAX_CONSTRAINT
 from gpuq.errors import InvalidRequest
-from gpuq.model import Dependency, DependencyKind, JobId, OnLost
+from gpuq.model import Dependency, DependencyKind, JobId, OnLost, WarningSignal
 from gpuq.protocol import (
     MAX_ARGUMENT_BYTES,
     MAX_COMMAND_BYTES,
@@ -26,7 +26,7 @@ from gpuq.protocol import (
     Selection,
 )
 from gpuq.states import JobState
-from gpuq.units import MAX_SECONDS
+from gpuq.units import MAX_SECONDS, MAX_WARNING_SECONDS, WARNING_SECONDS
 
 MAX_COUNT = 1_000_000  # of GPUs, CPUs, retries: more is a typing error, and far from what SQLite or JSON lose
 MAX_MEMORY = 1 << 60
@@ -70,6 +70,14 @@ class DependsOn(_Body):
     job: Id
 
 
+class Warn(_Body):
+    """A signal before the time limit."""
+
+    number: Literal[1, 2, 3, 10, 12, 14, 15, 18, 24] = Field(description="As Linux numbers it: 10 is USR1.")
+    seconds: int = Field(WARNING_SECONDS, ge=0, le=MAX_WARNING_SECONDS, description="Before the time limit.")
+    main_only: bool = Field(False, description="To the main process alone.")
+
+
 class Submission(_Body):
     """A job to run. Only `command` or `script` must be given."""
 
@@ -110,6 +118,7 @@ class Submission(_Body):
     time_limit_seconds: Seconds | None = None
     scheduling_timeout_seconds: Seconds | None = Field(None, description="FAILED when it has not started by then.")
     grace_seconds: int | None = Field(None, ge=0, le=86_400, description="Between SIGTERM and SIGKILL.")
+    warning: Warn | None = Field(None, description="A signal before the time limit, for a checkpoint.")
     dependencies: tuple[DependsOn, ...] = Field((), max_length=MAX_DEPENDENCIES)
     singleton: bool = Field(False, description="To wait for the end of its user's live jobs of the same name.")
     array: str | None = Field(None, min_length=1, max_length=10_000, description="For example 0-99%8.")
@@ -228,6 +237,8 @@ def submission(body: bytes) -> protocol.Submission:
     _check_variables("environment", asked.environment or {})
     _check_variables("changes", asked.changes)
     fields = dict(asked.__dict__)
+    if asked.warning is not None:
+        fields["warning"] = WarningSignal(**asked.warning.__dict__)
     if asked.dependencies:
         fields["dependencies"] = tuple(Dependency(d.kind, JobId(d.job)) for d in asked.dependencies)
     return protocol.Submission(**fields)

@@ -10,6 +10,7 @@ from typing import Any
 from gpuq import arrays
 from gpuq.api.calls import Call
 from gpuq.api.lookup import shown_state
+from gpuq.enforced import NOTHING, Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess
 from gpuq.model import Attempt, Cause, Gpu, GpuSample, Job, JobId, Node, NodeName, NodeSample
 from gpuq.reasons import WaitReason
@@ -266,6 +267,7 @@ def show_node(call: Call, node: Node) -> dict[str, Any]:
         ],
         "gpu_note": inventory.gpu_note if inventory else "",
         "trouble": inventory.trouble if inventory else "",
+        "enforced": _show_enforced(inventory.enforced if inventory else NOTHING),
         "cpus": inventory.cpus if inventory else None,
         "cpu_percent": sample.cpu_percent,
         "memory_total_bytes": inventory.memory_total_bytes if inventory else None,
@@ -275,6 +277,30 @@ def show_node(call: Call, node: Node) -> dict[str, Any]:
         "agent_version": inventory.agent_version if inventory else None,
         "last_seen_at": format_time(controller.last_seen(node.name)),
     }
+
+
+def _show_enforced(enforced: Enforced) -> dict[str, Any]:
+    """Whether jobs are held to what they reserve there, by which version of control groups, and why if not."""
+    return {
+        "cgroup": enforced.cgroup,
+        "memory": enforced.memory,
+        "cpus": enforced.cpus,
+        "processes": enforced.processes,
+        "note": enforced.note,
+    }
+
+
+def show_limits(call: Call, attempt: Attempt) -> list[dict[str, Any]]:
+    """Whether each rank of an attempt is held to what it reserved, by its node's word; null where it reserved none."""
+    nodes = call.controller.view.nodes
+    shown = []
+    for rank in attempt.ranks:
+        node = nodes.get(rank.node)
+        known = NOTHING if node is None or node.inventory is None else node.inventory.enforced
+        memory = known.memory if rank.memory_bytes else None
+        cpus = known.cpus if rank.cpus else None
+        shown.append({"node": rank.node, "memory": memory, "cpus": cpus, "note": known.note})
+    return shown
 
 
 def show_sample(call: Call, node: Node) -> list[Any]:

@@ -67,7 +67,7 @@ async def log(
 
 def _read(files: LogFiles, log: Log, offset: int, limit: int, tail: int | None) -> tuple[int, bytes]:
     start = offset if tail is None else files.tail_offset(log, tail)
-    return start, files.read(log, start, limit)
+    return files.read(log, start, limit)
 
 
 async def _news(call: Call, reading: Reading, offset: int, seconds: float) -> None:

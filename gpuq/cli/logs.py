@@ -22,13 +22,13 @@ from gpuq.wire import POLL_SECONDS
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
 @click.option("--rank", type=click.IntRange(min=0), default=0, metavar="R", help="Of this node of the job; default 0.")
 @click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="Of this run of the job; default: the latest.")
-@click.option("--raw", is_flag=True, help="Escape sequences reach the terminal as they are.")
+@click.option("--raw", is_flag=True, help="All bytes reach the terminal as they are.")
 @connection
 def logs(job: str, follow: bool, tail: int | None, rank: int, attempt: int | None, raw: bool) -> None:
     """Print a job's output: standard output and error together, as it wrote them.
 
-    A terminal is protected: escape sequences are made visible there, unless --raw is given. Elsewhere the bytes are
-    passed on as they are.
+    On a terminal escape sequences are made visible, and of a progress bar only the last state of each line is shown,
+    unless --raw is given. Elsewhere the bytes are passed on as they are.
     """
     job = one_id(job)
     client = connect()

@@ -12,7 +12,7 @@ from gpuq.cli.hostlist import expand_hostlist
 from gpuq.cli.params import BEGIN, DURATION, parsed
 from gpuq.cli.resources import GpuCount, parse_dependencies, parse_gpus, parse_gres
 from gpuq.errors import InvalidRequest
-from gpuq.units import parse_size
+from gpuq.units import parse_signal, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 _GPU_COUNTS = ("gpus", "gpus_per_node", "gres")
@@ -95,6 +95,13 @@ _SUBMIT_OPTIONS = [
         type=DURATION,
         metavar="TIME",
         help="Longest run time: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S, or 2h30m. None unless given.",
+    ),
+    _o(
+        "--signal",
+        "warning",
+        type=parsed(parse_signal),
+        metavar="[B:]SIG[@SECONDS]",
+        help="Signal the job before its time limit, such as USR1@120; B: its first process only. Default: 60 s before.",
     ),
     _o("-p", "--partition", "--queue", "queue", metavar="QUEUE", help="Queue to wait in."),
     _o("--priority", type=int, metavar="INT", help="Higher starts first; only an admin may go above the default."),

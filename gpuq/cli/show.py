@@ -16,7 +16,7 @@ from gpuq.cli.selection import one_id
 from gpuq.cli.table import table
 from gpuq.cli.terminal import local_time, now_seconds, say, say_json, seconds_of, stdout_width, table_time, visible
 from gpuq.errors import InvalidRequest
-from gpuq.units import format_duration, format_size, format_time, plural
+from gpuq.units import format_duration, format_signal, format_size, format_time, plural
 
 RANK_HEADER = ("RANK", "NODE", "HOW")
 ATTEMPT_HEADER = ("ATTEMPT", "NODES", "GRANTED", "STARTED", "ENDED", "HOW", "LOG")
@@ -72,6 +72,8 @@ def _lines(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Asks for", _request(job["request"])
     if job["nodes"]:
         yield "Ran on" if job["finished_at"] else "Runs on", _places(job["nodes"])
+    if said := ", ".join(_limits(job)):
+        yield "Limits", said
     yield "Submitted", local_time(job["submitted_at"])
     if job["begin_at"]:
         yield "Not before", local_time(_rfc3339(job["begin_at"]))
@@ -84,6 +86,9 @@ def _lines(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Finished", local_time(job["finished_at"])
     if job["time_limit_seconds"] is not None:
         yield "Time limit", format_duration(job["time_limit_seconds"])
+    if warning := job.get("warning"):
+        whom = "its first process" if warning["main_only"] else "the job"
+        yield "Signal", f"{format_signal(warning['number'])} to {whom} {warning['seconds']} s before the time limit"
     if job["dependencies"]:
         yield "After", ",".join(f"{d['kind']}:{d['job']}" for d in job["dependencies"])
     yield (
@@ -141,6 +146,18 @@ def _request(request: dict[str, Any]) -> str:
     if request["not_nodes"]:
         parts.append(f"not on {','.join(request['not_nodes'])}")
     return ", ".join(parts)
+
+
+def _limits(job: dict[str, Any]) -> Iterator[str]:
+    """Whether what was reserved is held by the nodes it runs on; nothing if nothing was, or it has not run."""
+    for flag, name in (("--mem", "memory"), ("-c", "cpus")):
+        asked = [limit for limit in job.get("limits", ()) if limit[name] is not None]
+        missing = [limit for limit in asked if not limit[name]]
+        if missing:
+            nodes = ",".join(limit["node"] for limit in missing)
+            yield f"{flag} is not enforced on {nodes} ({visible(missing[0]['note'] or 'its agent cannot')})"
+        elif asked:
+            yield f"{flag} is enforced"
 
 
 def _array(array: dict[str, Any]) -> str:

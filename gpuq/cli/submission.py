@@ -143,6 +143,7 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
         "only_nodes": get("nodelist"),
         "not_nodes": get("exclude"),
         "time_limit_seconds": get("time_limit"),
+        "warning": _warning(get("warning")),
         "scheduling_timeout_seconds": get("scheduling_timeout"),
         "array": get("array"),
         "begin_at": get("begin"),
@@ -155,3 +156,7 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
         "venv": get("venv"),
         "conda_env": get("conda_env"),
     }
+
+
+def _warning(asked: tuple[int, int, bool] | None) -> dict[str, Any] | None:
+    return None if asked is None else dict(zip(("number", "seconds", "main_only"), asked, strict=True))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 
 from gpuq.cli.complain import complain
+from gpuq.cli.fold import Fold
 
 # What a job's output may do to a terminal: everything but newline, tab and carriage return (progress bars live on it).
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -27,7 +28,7 @@ def sanitised(text: str) -> str:
 
 
 def log_writer(raw: bool) -> Callable[[bytes], None]:
-    """What writes a job's output to standard output as it comes: its very bytes, or safe for a terminal."""
+    """What writes a job's output to standard output as it comes: its very bytes, or safe and folded for a terminal."""
     if raw or not sys.stdout.isatty():
 
         def write(piece: bytes) -> None:
@@ -38,9 +39,10 @@ def log_writer(raw: bool) -> Callable[[bytes], None]:
     import codecs
 
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    fold = Fold()
 
     def write_safely(piece: bytes) -> None:
-        text = sanitised(decoder.decode(piece))
+        text = fold(sanitised(decoder.decode(piece)))
         sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
         sys.stdout.buffer.flush()
 

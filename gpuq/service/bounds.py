@@ -92,6 +92,7 @@ def _check_inventory(inventory: Inventory) -> None:
         raise InvalidRequest(f"the inventory has {len(inventory.labels):,} labels", f"at most {MAX_LABELS}")
     texts = [inventory.hostname, inventory.agent_version, inventory.driver_version or "", inventory.gpu_note]
     texts += [inventory.trouble, inventory.address, *inventory.labels.keys(), *inventory.labels.values()]
+    texts += [inventory.enforced.cgroup, inventory.enforced.note]
     texts += [accounts.owner, *(text for refusal in accounts.refused for text in (refusal.account, refusal.text))]
     if max(map(len, texts)) > MAX_WORDS or any(_longest(gpu) > MAX_WORDS for gpu in gpus):
         raise InvalidRequest(f"a name or note in the inventory has more than {MAX_WORDS:,} characters")

@@ -307,4 +307,5 @@ class Exchange:
             attempt.granted_at,
             attempt.port,
             "" if attempt.port is None or first is None else first.address or first.hostname,
+            self._view.settings.cluster.log_cap,
         )

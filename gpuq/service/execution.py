@@ -29,7 +29,7 @@ from gpuq.model import (
 from gpuq.protocol import RankReport
 from gpuq.service.draft import Draft
 from gpuq.states import FINAL, JobEvent, JobState, NodeState, after, fold
-from gpuq.units import format_duration
+from gpuq.units import format_duration, format_size
 from gpuq.view import Placement
 
 MAX_TEXT = 2_000  # characters an agent may say of an end: they go into the job, its events and every dashboard
@@ -92,7 +92,9 @@ def report(draft: Draft, attempt: Attempt, word: RankReport) -> None:
         return
     rank = attempt.ranks[word.rank]
     if _PHASES.index(word.phase) > _PHASES.index(rank.phase):
-        exit = None if word.exit is None else replace(word.exit, text=word.exit.text[:MAX_TEXT])
+        exit = word.exit
+        if exit is not None:
+            exit = replace(exit, text=exit.text[:MAX_TEXT], gpu_oom=exit.gpu_oom[:MAX_TEXT])
         started = word.started_at if exit is None else exit.started_at
         if started and rank.started_at is None:
             rank = replace(rank, started_at=_on_our_clock(draft, attempt, started))
@@ -341,6 +343,10 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
             return Verdict(JobEvent.SUCCEED, None)
         if wish is StopKind.REQUEUE:
             return Verdict(JobEvent.REQUEUE, Cause(CauseCode.REQUEUED, "requeued"))
+        if exit.oom_kills:
+            return _own_failure(job, wish, Cause(CauseCode.OOM, _oom_text(rank, exit.oom_kills)))
+        if exit.gpu_oom:
+            return _own_failure(job, wish, Cause(CauseCode.GPU_OOM, exit.gpu_oom))
         if exit.signal is not None:
             return _own_failure(job, wish, Cause(CauseCode.SIGNAL, exit.text or f"killed by signal {exit.signal}"))
         return _own_failure(job, wish, Cause(CauseCode.EXIT_CODE, exit.text or f"exit code {exit.exit_code}"))
@@ -363,6 +369,11 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
     # An agent that had forgotten the attempt can only say that it never started there: it had, so that is not why.
     text = attempt.stop.text if attempt.stop is not None and wish is StopKind.VANISHED else exit.text
     return _own_failure(job, wish, Cause(CauseCode.SUPERVISOR_LOST, text or "its supervisor was lost"))
+
+
+def _oom_text(rank: Rank, kills: int) -> str:
+    had = f"; its limit was {format_size(rank.memory_bytes)}" if rank.memory_bytes else ""
+    return f"memory on {rank.node} was short: the kernel killed {kills} of its processes{had}"
 
 
 def _own_failure(job: Job, wish: StopKind | None, cause: Cause) -> Verdict:

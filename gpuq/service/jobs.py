@@ -68,6 +68,9 @@ def new_job(draft: Draft, asked: Submission, actor: Actor) -> Job:
     grace = DEFAULT_GRACE_SECONDS if asked.grace_seconds is None else asked.grace_seconds
     if asked.on_lost is OnLost.FENCE and grace > policy.fence_grace:
         raise InvalidRequest(f"a job with --on-lost=fence may have a grace of at most {policy.fence_grace} s")
+    limit = queues.time_limit(queue, asked.time_limit_seconds)
+    if asked.warning is not None and limit is None:
+        raise InvalidRequest("--signal comes before the time limit, and the job has none", "add for example -t 2h")
     eligible = asked.begin_at if asked.begin_at is not None and asked.begin_at > wall else None
     return Job(
         id=JobId(str(number)),
@@ -84,7 +87,7 @@ def new_job(draft: Draft, asked: Submission, actor: Actor) -> Job:
         array=None if asked.array is None else arrays.parse_array(asked.array),
         held_by=actor.user if asked.hold else None,
         eligible_at=eligible,
-        time_limit_seconds=queues.time_limit(queue, asked.time_limit_seconds),
+        time_limit_seconds=limit,
         scheduling_timeout_seconds=asked.scheduling_timeout_seconds,
         grace_seconds=grace,
         max_retries=asked.max_retries,
@@ -142,6 +145,7 @@ def spec_of(asked: Submission) -> JobSpec:
         setup=asked.setup,
         venv=asked.venv,
         conda_env=asked.conda_env,
+        warning=asked.warning,
     )
 
 

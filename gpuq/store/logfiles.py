@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gpuq import holes
 from gpuq.errors import InvalidRequest, Unavailable
+from gpuq.holes import Hole
 from gpuq.model import AttemptUid
 from gpuq.store import logsearch
 from gpuq.store.logsearch import Found, Wanted
@@ -41,11 +43,12 @@ class LogFiles:
         self._sizes_lock = threading.Lock()
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
-    def append(self, log: Log, pieces: Iterable[Piece]) -> int:
+    def append(self, log: Log, pieces: Iterable[Piece], hole: Hole | None = None) -> int:
         """Write the pieces, in order, and return how many bytes of the log are now on disk for good.
 
         A piece that begins beyond the end is left out: its sender goes on from the size returned. One that overlaps
-        what is there is trimmed. Raises Unavailable when the disk is full or fails: then none of them counts.
+        what is there is trimmed. What lies in the hole is given back to the disk, and one that goes on behind it may
+        follow. Raises Unavailable when the disk is full or fails: then none of them counts.
         """
         path = self._path(log)
         with self._locks[hash(log) % _LOCKS]:
@@ -53,9 +56,13 @@ class LogFiles:
             try:
                 with _opened_to_write(path) as fd:
                     for offset, data in pieces:
+                        if hole is not None and hole.start <= end < hole.end == offset:
+                            end = offset
                         if offset <= end < offset + len(data):
                             _write_all(fd, memoryview(data)[end - offset :], end)
                             end = offset + len(data)
+                    if hole is not None and hole.end <= end:
+                        _give_back(fd, hole)
                     if end > size:
                         os.fdatasync(fd)
             except OSError as error:
@@ -79,13 +86,20 @@ class LogFiles:
         """The size as far as memory has it, without touching the disk; 0 when it does not."""
         return self._sizes.get(log, 0)
 
-    def read(self, log: Log, offset: int, limit: int) -> bytes:
-        """At most `limit` bytes from `offset`; empty at or beyond the end."""
-        count = min(limit, self.size(log) - offset)
-        if count <= 0:
-            return b""
+    def read(self, log: Log, offset: int, limit: int) -> tuple[int, bytes]:
+        """At most `limit` bytes from `offset`, and where they begin: behind the hole, for an offset in it.
+
+        Empty at or beyond the end; none reaches over a hole.
+        """
+        size = self.size(log)
+        if offset >= size:
+            return offset, b""
         with _opened_to_read(self._path(log)) as fd:
-            return os.pread(fd, count, offset)
+            hole = holes.find(fd, size)
+            if hole is not None and hole.start <= offset < hole.end:
+                offset = hole.end
+            until = hole.start if hole is not None and offset < hole.start else size
+            return offset, os.pread(fd, max(0, min(limit, until - offset)), offset)
 
     def tail_offset(self, log: Log, lines: int) -> int:
         """Where the last `lines` lines begin, at most 16 MiB before the end. An unfinished last line counts as one."""
@@ -151,6 +165,12 @@ class LogFiles:
             self._sizes.move_to_end(log)
             while len(self._sizes) > _REMEMBERED:
                 self._sizes.popitem(last=False)
+
+
+def _give_back(fd: int, hole: Hole) -> None:
+    if holes.punch(fd, hole):
+        said = f"\n[gpuq] the log is longer than its cap: from here to byte {hole.end} nothing is kept\n".encode()
+        _write_all(fd, memoryview(said), max(0, hole.start - len(said)))
 
 
 @contextmanager

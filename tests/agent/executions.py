@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.cgroups import NONE, Cgroups
 from agent.executor import Executor
 from agent.process_tree import read_proc, start_time
 from agent.runs import RunEvent
@@ -66,10 +67,10 @@ async def until(condition: Callable[[], object]) -> None:
 class Machine:
     """One executor and what it told."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, cgroups: Cgroups = NONE) -> None:
         self.state_dir = state_dir
         self.events: list[RunEvent] = []
-        self.executor = Executor(state_dir, self.events.append)
+        self.executor = Executor(state_dir, self.events.append, cgroups=cgroups)
 
     def run_dir(self, order: RunOrder) -> Path:
         return self.state_dir / "runs" / f"{order.uid}.{order.rank}"
@@ -114,9 +115,9 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(state_dir: Path) -> AsyncIterator[Machine]:
+async def machine(state_dir: Path, cgroups: Cgroups = NONE) -> AsyncIterator[Machine]:
     """A started executor; whatever still runs at the end is ended, and seen to be gone."""
-    m = Machine(state_dir)
+    m = Machine(state_dir, cgroups)
     await m.executor.start()
     try:
         yield m

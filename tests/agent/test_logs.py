@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.logs import BODY_BYTES, LogShipper
 from gpuq.errors import GpuqError, InvalidRequest, Unavailable
+from gpuq.holes import Hole, punch
 from gpuq.model import AttemptUid
 from gpuq.protocol import MAX_LOG_POST_BYTES, LogAck, LogReply, LogShipment
 from tests.agent.orders import uid
@@ -37,6 +38,8 @@ class FakeController:
             have = self.logs.get(chunk.uid, b"")
             data = body[start : start + chunk.length]
             start += chunk.length
+            if chunk.hole_start <= len(have) < chunk.hole_end == chunk.offset:
+                have = have.ljust(chunk.offset, b"\0")
             if chunk.offset <= len(have) < chunk.offset + len(data):
                 have = have[: chunk.offset] + data
             self.logs[chunk.uid] = have
@@ -252,5 +255,23 @@ def test_log_told_as_complete_may_drop_others_at_once(tmp_path: Path) -> None:
             node.watch(name)
             node.end(name)
         await until(lambda: node.told.keys() == set("abc"))
+
+    play(tmp_path, scene)
+
+
+def test_what_the_cap_released_is_not_shipped_and_the_rest_arrives_behind_it(tmp_path: Path) -> None:
+    mib = 1 << 20
+
+    async def scene(node: Node) -> None:
+        node.write("a", b"h" * 2 * mib + b"m" * 8 * mib + b"t" * mib)
+        with node.path("a").open("r+b") as file:
+            assert punch(file.fileno(), Hole(2 * mib, 10 * mib))
+        node.watch("a")
+        size = node.end("a")
+        await until(lambda: node.told.get(uid("a")) == size)
+        assert node.controller.logs["a"] == b"h" * 2 * mib + bytes(8 * mib) + b"t" * mib
+        chunks = [chunk for shipment in node.controller.shipments for chunk in shipment.chunks]
+        assert sum(chunk.length for chunk in chunks) == 3 * mib
+        assert {(chunk.hole_start, chunk.hole_end) for chunk in chunks} == {(2 * mib, 10 * mib)}
 
     play(tmp_path, scene)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import select
@@ -26,8 +27,8 @@ def shell(text: str, **options):
 
 
 @contextmanager
-def spool(directory: Path, threaded: bool) -> Iterator[Spool]:
-    made = Spool(threaded)
+def spool(directory: Path, threaded: bool, cap: int = 0) -> Iterator[Spool]:
+    made = Spool(threaded, cap)
     fd = os.open(directory, os.O_RDONLY)
     made.open(fd)
     os.close(fd)
@@ -183,3 +184,57 @@ def test_job_may_limit_the_size_of_its_own_files(tmp_path):
 
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     asyncio.run(scenario())
+
+
+CAP = 4 << 20
+
+
+@THREADED
+def test_of_a_log_beyond_its_cap_beginning_and_end_are_kept_where_they_were(tmp_path, threaded):
+    size = 5 * CAP
+    with spool(tmp_path, threaded, CAP) as log:
+        lines = b"".join(b"%015d\n" % n for n in range(size // 16))
+        os.set_blocking(log.write_end, False)
+        at = 0
+        while at < size:
+            with contextlib.suppress(BlockingIOError):
+                at += os.write(log.write_end, lines[at : at + 32768])
+            log.take()
+        assert log.finish() == size
+    path = tmp_path / "log"
+    found = path.read_bytes()
+    assert len(found) == size
+    assert path.stat().st_blocks * 512 <= CAP + CAP // 8
+    said, _, rest = found[: CAP // 2].partition(b"\n[gpuq] ")
+    assert lines.startswith(said)
+    assert len(said) > CAP // 2 - 100
+    assert rest.startswith(b"the log is longer than its cap: from here to byte ")
+    end = int(rest.split()[-4])
+    assert found[CAP // 2 : end] == bytes(end - CAP // 2)
+    assert found[end:] == lines[end:]
+    assert size - end >= CAP // 2
+
+
+@THREADED
+def test_a_disk_that_stays_full_does_not_hold_the_job_up_and_the_log_says_what_is_lost(tmp_path, threaded, monkeypatch):
+    monkeypatch.setattr("agent.spool.FULL_DISK_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("agent.spool.FULL_DISK_SECONDS", 0.01)
+    with spool(tmp_path, threaded) as log:
+        os.set_blocking(log.write_end, False)
+        with disk_full_after(100_000):
+            written, deadline = 0, boottime() + 20
+            while written < 8 << 20:
+                assert boottime() < deadline, "the job is held up"
+                log.take()
+                with contextlib.suppress(BlockingIOError):
+                    written += os.write(log.write_end, b"x" * 4096)
+            while log.take() is None:
+                pass
+        os.write(log.write_end, b"room again\n")
+        size = log.finish()
+        assert log.lost == 0
+    text = (tmp_path / "log").read_bytes()
+    lost = sum(int(part.split()[0]) for part in text.split(b"[gpuq] the disk was full: ")[1:])
+    assert (text.count(b"x"), size) == (written - lost, len(text))
+    assert lost > 4 << 20
+    assert text.endswith(b"room again\n")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import replace
 
-from gpuq.model import EndReason, RankPhase, StopKind
+from gpuq.model import EndReason, RankPhase, StopKind, WarningSignal
 from tests.agent.executions import alive, boottime, machine, order, shell, until
 
 TREE = """
@@ -147,5 +148,51 @@ def test_stop_right_behind_the_launch_starts_nothing(tmp_path):
             m.executor.stop(job.uid, 0, StopKind.CANCEL, 30)
             end = await m.end(job)
             assert (end.reason, end.stopped, m.log(job)) == (EndReason.NEVER_STARTED, StopKind.CANCEL, b"")
+
+    asyncio.run(scenario())
+
+
+WARNED = WarningSignal(signal.SIGUSR1, seconds=300)  # more than the limit: at once
+
+
+def test_a_job_is_warned_before_its_time_limit_and_may_still_end_well(tmp_path):
+    async def scenario():
+        async with machine(tmp_path) as m:
+            text = "trap 'echo saved; exit 0' USR1; echo up; while :; do sleep 0.05; done"
+            job = order("bash", "-c", text, time_limit=100, warning=replace(WARNED, main_only=True, seconds=99))
+            end = await m.result(job)
+            said = b"up\n[gpuq] SIGUSR1 is sent to this job, 99 s before its time limit\nsaved\n"
+            assert (end.exit_code, end.stopped, m.log(job)) == (0, None, said)
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_dies_of_the_warning_ended_by_its_time_limit(tmp_path):
+    async def scenario():
+        async with machine(tmp_path) as m:
+            job = order("sleep", "300", time_limit=100, warning=WARNED)
+            end = await m.result(job)
+            assert (end.signal, end.stopped) == (signal.SIGUSR1, StopKind.TIME_LIMIT)
+            assert end.text == "ended by SIGUSR1, which told it that its time limit was near"
+
+    asyncio.run(scenario())
+
+
+def test_the_warning_goes_to_what_a_shell_has_started_and_not_to_the_shell(tmp_path):
+    program = "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\nprint('up', flush=True)\n"
+    program += "while True: signal.pause()"
+
+    async def scenario():
+        async with machine(tmp_path) as m:
+            job = order(
+                "bash",
+                "-c",
+                f'python3 -S -c "{program}"; echo it ended with $?',
+                time_limit=100,
+                warning=replace(WARNED, seconds=99),
+            )
+            end = await m.result(job)
+            assert (end.exit_code, end.stopped) == (0, None)
+            assert b"it ended with 7\n" in m.log(job)
 
     asyncio.run(scenario())

@@ -55,6 +55,7 @@ def test_a_whole_submission_arrives_as_it_was_sent() -> None:
         "time_limit_seconds": 60,
         "scheduling_timeout_seconds": 60,
         "grace_seconds": 0,
+        "warning": {"number": 10, "seconds": 120, "main_only": True},
         "dependencies": [{"kind": "afterok", "job": "12_3"}],
         "singleton": True,
         "array": "0-9%2",

@@ -18,7 +18,6 @@ from tests.cli.conftest import Gpuq
         ("--error err.txt", "gpuq logs"),
         ("-s", "--shared --gpu-mem"),
         ("--oversubscribe", "--shared --gpu-mem"),
-        ("--signal USR1@120", "not in this version"),
         ("--pty", "not in this version"),
         ("-n 4", "starts the command once"),
         ("--ntasks=4", "starts the command once"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpuq import changes, gpu_use, model, protocol
+from gpuq import changes, gpu_use, model, protocol, spec
 from gpuq.codec import decode, encode
 from gpuq.errors import InvalidRequest
 from gpuq.model import Gpu, Job, JobSpec, NodeSample, OnLost, Rank, Stop, StopKind
@@ -20,7 +20,7 @@ from gpuq.states import JobState
 
 CLASSES = [
     cls
-    for module in (gpu_use, model, changes, protocol)
+    for module in (gpu_use, spec, model, changes, protocol)
     for cls in vars(module).values()
     if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
 ]

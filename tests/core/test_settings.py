@@ -26,6 +26,7 @@ from gpuq.settings import (
     Quota,
     Setting,
     Settings,
+    Size,
     settings_in,
 )
 from gpuq.view import Policy
@@ -40,6 +41,8 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
     match setting.kind:
         case Duration(low, high) | Number(low, high):
             made: st.SearchStrategy[Any] = st.integers(low, high)
+        case Size(low, high):
+            made = st.integers(low, high)
         case Flag():
             made = st.booleans()
         case Choice(words):

@@ -12,10 +12,12 @@ from gpuq.errors import InvalidRequest
 from gpuq.units import (
     MAX_SECONDS,
     format_duration,
+    format_signal,
     format_size,
     format_time,
     parse_begin,
     parse_duration,
+    parse_signal,
     parse_size,
 )
 
@@ -215,3 +217,24 @@ def test_tomorrow_is_25_hours_away_when_summer_time_ends() -> None:
 def test_a_clock_time_that_summer_time_skips_or_repeats_is_still_the_next_one(now: str) -> None:
     begin = parse_begin("02:30", at(now))
     assert at(now) < begin <= at(now) + 26 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("USR1@120", (10, 120, False)),
+        ("B:usr1", (10, 60, True)),
+        ("SIGTERM@0", (15, 0, False)),
+        ("10@30", (10, 30, False)),
+    ],
+)
+def test_a_warning_signal_as_slurm_writes_it(text: str, parsed: tuple[int, int, bool]) -> None:
+    assert parse_signal(text) == parsed
+    assert format_signal(parsed[0]) == {10: "USR1", 15: "TERM"}[parsed[0]]
+
+
+@pytest.mark.parametrize("text", ["", "KILL", "9", "R:USR1@60", "USR1@", "USR1@70000", "USR1 120", "0"])
+def test_what_is_no_such_signal_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_signal(text)
+    assert "\n" not in refused.value.one_line()

@@ -14,6 +14,7 @@ from gpuq.view import Policy
 from tests.service.builders import ROOT, WALL, Desk, a_node, exited
 
 NEVER = ExitRecord(EndReason.NEVER_STARTED, WALL)
+KILLED = "memory on n1 was short: the kernel killed 1 of its processes"
 
 
 def failed(reason: EndReason, **fields: Any) -> ExitRecord:
@@ -64,6 +65,11 @@ def test_whatever_a_nodes_clock_says_a_job_started_after_its_grant_and_has_ended
         (exited(None, signal=11), "FAILED", ("signal", "killed by signal 11")),
         (exited(None, signal=15, stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", "reached its time limit")),
         (exited(0, stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", "reached its time limit")),
+        (exited(None, signal=9, oom_kills=1), "FAILED", ("oom", KILLED)),
+        (exited(1, oom_kills=1), "FAILED", ("oom", KILLED)),
+        (exited(0, oom_kills=1), "SUCCEEDED", None),
+        (exited(1, gpu_oom="CUDA out of memory."), "FAILED", ("gpu_oom", "CUDA out of memory.")),
+        (exited(1, gpu_oom="CUDA out of memory.", oom_kills=1), "FAILED", ("oom", KILLED)),
         (failed(EndReason.SETUP_FAILED, text="no such venv"), "FAILED", ("setup_failed", "no such venv")),
         (failed(EndReason.LAUNCH_FAILED), "FAILED", ("launch_failed", "could not be launched")),
         (failed(EndReason.SUPERVISOR_LOST), "FAILED", ("supervisor_lost", "its supervisor was lost")),
@@ -371,3 +377,29 @@ def test_every_job_ends_when_its_attempts_do() -> None:
         for attempt in list(desk.cluster.attempts.values()):
             desk.end(attempt.job, exited(turns % 3))
     assert {job.state for job in desk.jobs.values()} <= FINAL
+
+
+def test_a_job_whose_machine_is_shut_down_runs_again_and_is_not_said_to_have_failed() -> None:
+    desk = Desk()
+    job = desk.submit(max_retries=1)
+    desk.run(job)
+    desk.end(job, failed(EndReason.NODE_LOST, signal=15, text="the machine was shut down under it"))
+    assert (desk.state(job), desk.job(job).retries_used, desk.job(job).losses_used) == (JobState.QUEUED, 0, 1)
+    cause = desk.attempt(job).cause
+    assert cause is not None
+    assert (cause.code.value, cause.text) == ("node_lost", "the machine was shut down under it")
+
+
+def test_a_job_beyond_its_memory_is_told_its_limit_and_its_retries_hold() -> None:
+    desk = Desk()
+    job = desk.submit(memory_bytes=2 << 30, max_retries=1)
+    desk.run(job)
+    desk.end(job, exited(None, signal=9, oom_kills=3))
+    assert (desk.state(job), desk.job(job).retries_used) == (JobState.QUEUED, 1)
+    desk.tick(60)
+    desk.run(job)
+    desk.end(job, exited(None, signal=9, oom_kills=3))
+    assert desk.cause(job) == (
+        "oom",
+        "memory on n1 was short: the kernel killed 3 of its processes; its limit was 2G",
+    )

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from gpuq.cluster import Cluster
-from gpuq.model import Attempt, AttemptUid, EndReason, ExitRecord, JobId, OnLost, StopKind
+from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, JobId, OnLost, StopKind
 from gpuq.scheduler import plan
 from gpuq.states import FINAL, JobState
 from tests.simulation.machines import GPU_BYTES, Process
@@ -127,6 +127,11 @@ def _ends_are_true(world: World) -> None:  # 4
             true = codes == [0] * len(codes) if job.state is JobState.SUCCEEDED else job.exit_code in codes
             if not true:
                 raise Broken(f"4: job {job.id} shows {job.state.value} {job.exit_code}, its ranks ended with {codes}")
+        if job.cause is not None and job.cause.code is CauseCode.OOM:
+            if not any(rank.exit and rank.exit.oom_kills for rank in last[job.id].ranks):
+                raise Broken(f"4: job {job.id} is said to have run out of memory, and no kernel said so")
+        elif job.signal == 9 and job.cause is not None and job.cause.code is CauseCode.SIGNAL:
+            raise Broken(f"4: job {job.id} was killed for lack of memory, and that is not said")
 
 
 def _is_true(attempt: Attempt, recorded: ExitRecord | None, process: Process | None) -> None:

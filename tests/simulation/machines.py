@@ -31,6 +31,7 @@ GPUS = 4
 LOOK_SECONDS = 5.0  # between an agent's looks at its GPUs, at most
 PROBE_SECONDS = 300.0  # until a GPU with a fault is found clean
 XID = "Xid 79"
+OUT_OF_MEMORY = 3  # what a job would have exited with that the kernel kills for lack of memory
 GPU_BYTES = 80 << 30
 
 
@@ -198,7 +199,13 @@ class Machine:
         if self.clock.chance(0.2):
             process.phase = RankPhase.RUNNING
             self._tell(process, stopping=True)
-            self.clock.after(self.clock.random.uniform(0.0, 8.0), lambda: self._end(process, EndReason.EXITED, code))
+            self.clock.after(self.clock.random.uniform(0.0, 8.0), lambda: self._end_by_itself(process, code))
+        else:
+            self._end_by_itself(process, code)
+
+    def _end_by_itself(self, process: Process, code: int) -> None:
+        if code == OUT_OF_MEMORY:
+            self._end(process, EndReason.EXITED, signal=9, oom_kills=1)
         else:
             self._end(process, EndReason.EXITED, code)
 
@@ -231,11 +238,13 @@ class Machine:
         signal: int | None = None,
         stopped: StopKind | None = None,
         never: bool = False,
+        oom_kills: int = 0,
     ) -> None:
         if process.exit or not process.supervised or not (process.alive or never):
             return
         process.alive = False
-        process.exit = ExitRecord(reason, self._wall(), code, signal, stopped, started_at=process.started_at)
+        end = ExitRecord(reason, self._wall(), code, signal, stopped, started_at=process.started_at)
+        process.exit = replaced(end, oom_kills=oom_kills)
         process.phase = RankPhase.ENDED
         self._tell(process)
 

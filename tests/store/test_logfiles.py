@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from gpuq.errors import InvalidRequest, Unavailable
+from gpuq.holes import Hole
 from gpuq.model import AttemptUid
 from gpuq.store import logfiles
 from gpuq.store.logfiles import LogFiles
+from gpuq.store.logsearch import Wanted
 
 LOG = (AttemptUid("0123456789abcdef0123"), 0)
 
@@ -25,47 +27,47 @@ def files(tmp_path: Path) -> LogFiles:
 def test_pieces_come_back_as_one_log(files: LogFiles) -> None:
     assert files.append(LOG, [(0, b"one\n"), (4, b"two\n")]) == 8
     assert files.append(LOG, [(8, b"three\n")]) == 14
-    assert files.read(LOG, 0, 100) == b"one\ntwo\nthree\n"
+    assert files.read(LOG, 0, 100)[1] == b"one\ntwo\nthree\n"
     assert files.size(LOG) == 14
 
 
 def test_a_piece_beyond_the_end_is_not_written_and_the_real_size_is_acknowledged(files: LogFiles) -> None:
     files.append(LOG, [(0, b"abc")])
     assert files.append(LOG, [(10, b"late")]) == 3
-    assert files.read(LOG, 0, 100) == b"abc"
+    assert files.read(LOG, 0, 100)[1] == b"abc"
 
 
 def test_a_piece_that_comes_again_changes_nothing(files: LogFiles) -> None:
     files.append(LOG, [(0, b"abcdef")])
     assert files.append(LOG, [(0, b"abc")]) == 6
     assert files.append(LOG, [(2, b"cdef")]) == 6
-    assert files.read(LOG, 0, 100) == b"abcdef"
+    assert files.read(LOG, 0, 100)[1] == b"abcdef"
 
 
 def test_an_overlapping_piece_is_trimmed(files: LogFiles) -> None:
     files.append(LOG, [(0, b"abcd")])
     assert files.append(LOG, [(2, b"XXefg")]) == 7
-    assert files.read(LOG, 0, 100) == b"abcdefg"
+    assert files.read(LOG, 0, 100)[1] == b"abcdefg"
 
 
 def test_logs_of_other_ranks_and_attempts_stay_apart(files: LogFiles) -> None:
     other_rank, other_attempt = (LOG[0], 1), (AttemptUid("ffff456789abcdef0123"), 0)
     for log, text in ((LOG, b"a"), (other_rank, b"b"), (other_attempt, b"c")):
         files.append(log, [(0, text)])
-    assert [files.read(log, 0, 9) for log in (LOG, other_rank, other_attempt)] == [b"a", b"b", b"c"]
+    assert [files.read(log, 0, 9)[1] for log in (LOG, other_rank, other_attempt)] == [b"a", b"b", b"c"]
 
 
 def test_a_log_nobody_wrote_is_empty(files: LogFiles) -> None:
     assert files.size(LOG) == 0
-    assert files.read(LOG, 0, 10) == b""
+    assert files.read(LOG, 0, 10)[1] == b""
     assert files.tail_offset(LOG, 5) == 0
 
 
 def test_reads_beyond_the_end_are_empty(files: LogFiles) -> None:
     files.append(LOG, [(0, b"abc")])
-    assert files.read(LOG, 3, 10) == b""
-    assert files.read(LOG, 99, 10) == b""
-    assert files.read(LOG, 1, 1) == b"b"
+    assert files.read(LOG, 3, 10)[1] == b""
+    assert files.read(LOG, 99, 10)[1] == b""
+    assert files.read(LOG, 1, 1)[1] == b"b"
 
 
 def test_a_later_life_goes_on_where_the_file_ends(files: LogFiles, tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_a_later_life_goes_on_where_the_file_ends(files: LogFiles, tmp_path: Pat
     later = LogFiles(tmp_path / "logs")
     assert later.size(LOG) == 7
     assert later.append(LOG, [(7, b"after")]) == 12
-    assert later.read(LOG, 0, 100) == b"before after"
+    assert later.read(LOG, 0, 100)[1] == b"before after"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_a_later_life_goes_on_where_the_file_ends(files: LogFiles, tmp_path: Pat
 )
 def test_tail_begins_where_the_last_lines_begin(files: LogFiles, text: bytes, lines: int, shown: bytes) -> None:
     files.append(LOG, [(0, text)])
-    assert files.read(LOG, files.tail_offset(LOG, lines), 100) == shown
+    assert files.read(LOG, files.tail_offset(LOG, lines), 100)[1] == shown
 
 
 def test_tail_of_a_large_log_crosses_blocks_of_reading(files: LogFiles) -> None:
@@ -121,7 +123,7 @@ def test_a_full_disk_acknowledges_nothing_and_recovers(files: LogFiles, monkeypa
             files.append(LOG, [(3, b"def")])
     assert files.size(LOG) == 3
     assert files.append(LOG, [(3, b"def")]) == 6
-    assert files.read(LOG, 0, 100) == b"abcdef"
+    assert files.read(LOG, 0, 100)[1] == b"abcdef"
 
 
 def test_bytes_whose_sync_failed_are_not_shown_and_are_written_anew(
@@ -136,7 +138,7 @@ def test_bytes_whose_sync_failed_are_not_shown_and_are_written_anew(
         patch.setattr(os, "fdatasync", broken)
         with pytest.raises(Unavailable, match="cannot use its log files"):
             files.append(LOG, [(3, b"def")])
-    assert files.read(LOG, 0, 100) == b"abc"
+    assert files.read(LOG, 0, 100)[1] == b"abc"
     written: list[int] = []
     real = os.pwrite
 
@@ -178,7 +180,7 @@ def test_two_senders_of_the_same_log_leave_one_whole_log(files: LogFiles) -> Non
         sender.start()
     for sender in senders:
         sender.join()
-    assert files.read(LOG, 0, len(text) * 2) == text
+    assert files.read(LOG, 0, len(text) * 2)[1] == text
 
 
 @pytest.mark.parametrize("uid", ["../../etc/passwd", "", "ABCDEF0123456789", "0123456789abcdef/..", "0" * 65])
@@ -208,3 +210,35 @@ def test_sizes_pushed_out_of_memory_are_learned_again(files: LogFiles, monkeypat
     for log in logs:
         files.append(log, [(0, b"12345")])
     assert [files.size(log) for log in logs] == [5] * 5
+
+
+MIB = 1 << 20
+
+
+def test_a_hole_is_given_back_said_and_skipped_and_offsets_stay(files: LogFiles, tmp_path: Path) -> None:
+    text = bytes(range(97, 107)) * (8 * MIB // 10)
+    size = files.append(LOG, [(0, text)])
+    hole = Hole(MIB, 6 * MIB)
+    assert files.append(LOG, [(size, b"more\n")], hole) == size + 5
+    start, head = files.read(LOG, 0, 4 * MIB)
+    said = f"\n[gpuq] the log is longer than its cap: from here to byte {hole.end} nothing is kept\n".encode()
+    assert (start, head) == (0, text[: MIB - len(said)] + said)
+    assert files.read(LOG, MIB, 100) == (hole.end, text[hole.end : hole.end + 100])
+    assert files.read(LOG, 3 * MIB, 10) == (hole.end, text[hole.end : hole.end + 10])
+    assert files.read(LOG, size, 100) == (size, b"more\n")
+    (path,) = (tmp_path / "logs").rglob("*.log")
+    assert path.stat().st_blocks * 512 < 4 * MIB
+    assert files.search(LOG, Wanted(b"more", False, 9), 0).lines != []
+
+
+def test_what_lies_in_a_hole_need_not_be_sent(files: LogFiles) -> None:
+    assert files.append(LOG, [(0, b"x" * 2 * MIB)]) == 2 * MIB
+    assert files.append(LOG, [(6 * MIB, b"after")]) == 2 * MIB
+    assert files.append(LOG, [(6 * MIB, b"after")], Hole(MIB, 6 * MIB)) == 6 * MIB + 5
+    assert files.read(LOG, 2 * MIB, 100) == (6 * MIB, b"after")
+    assert files.append(LOG, [(7 * MIB, b"beyond")], Hole(MIB, 6 * MIB)) == 6 * MIB + 5
+
+
+def test_the_size_is_found_again_behind_a_hole(tmp_path: Path) -> None:
+    LogFiles(tmp_path).append(LOG, [(0, b"x" * 2 * MIB), (6 * MIB, b"after")], Hole(MIB, 6 * MIB))
+    assert LogFiles(tmp_path).read(LOG, 5 * MIB, 9) == (6 * MIB, b"after")

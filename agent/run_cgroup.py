@@ -1,0 +1,132 @@
+"""The control groups of one run, as its supervisor makes, uses and removes them. Standard library only.
+
+cgroups.py says where they lie. A run has none, one (version 2) or one in each of several hierarchies (version 1). The
+supervisor is in none of them: what it holds must not be held against the job, nor be killed for the job's greed.
+"""
+
+# ruff: noqa: PTH102, PTH106, PTH110
+# pathlib would be most of a supervisor's memory.
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+
+from agent.process_tree import kill_each, read_proc
+
+_PATIENCE_SECONDS = 0.5  # for what was killed to be gone from a group; then it is left to whoever looks next
+_LOOK_SECONDS = 0.01
+_NOT_EVERYWHERE = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # kernels without swap, or without its accounts
+
+
+class RunCgroup:
+    """folders: those of its groups, each with the limits to write into it. Made by `make`, in none before."""
+
+    def __init__(self, folders: list[tuple[str, dict[str, str]]]) -> None:
+        self._wanted = folders
+        self.folders: list[str] = []  # those that there are
+        self._doors: list[int] = []  # open cgroup.procs of each: whoever writes 0 to it is in
+
+    def make(self) -> str:
+        """Makes them and sets their limits; why something of that failed, or ''."""
+        failed = ""
+        for folder, limits in self._wanted:
+            try:
+                with suppress(FileExistsError):
+                    os.mkdir(folder)
+                self._doors.append(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+                self.folders.append(folder)
+                for name, value in limits.items():
+                    if not _write(f"{folder}/{name}", value) and name not in _NOT_EVERYWHERE:
+                        failed = f"{name} cannot be set"
+            except OSError as error:
+                failed = f"no control group: {os.strerror(error.errno or 0)}"
+        return failed
+
+    def join(self) -> None:
+        """Puts the calling process into them, and so all that it starts. Raises OSError."""
+        for door in self._doors:
+            os.write(door, b"0")
+
+    def kill(self) -> None:
+        """SIGKILL for all that is in them. Where the kernel does not do it in one stroke, first no more may come."""
+        kill_all(self.folders)
+
+    def oom_kills(self) -> int:
+        """How many processes of the run the kernel has killed because memory was short, the run's or the machine's."""
+        return max((_oom_kills(folder) for folder in self.folders), default=0)
+
+    def remove(self) -> None:
+        """Takes them away, with what may be left in them."""
+        for door in self._doors:
+            os.close(door)
+        remove_all(self.folders)
+        self._doors, self.folders = [], []
+
+
+def kill_all(folders: list[str]) -> None:
+    """SIGKILL for all that is in these groups and below."""
+    for folder in folders:
+        if not _write(f"{folder}/cgroup.kill", "1"):
+            _write(f"{folder}/pids.max", "0")
+            kill_each(processes(folder))
+
+
+def processes(folder: str) -> list[int]:
+    """What is in a group and those below it; nothing if it is gone."""
+    found = [int(pid) for pid in read_proc(f"{folder}/cgroup.procs").split()]
+    for below in _below(folder):
+        found += processes(below)
+    return found
+
+
+def remove_all(folders: list[str]) -> None:
+    """Takes groups away, having killed what is in them; what cannot be killed at once keeps its group."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    for folder in folders:
+        while not _removed(folder) and time.monotonic() < until:
+            kill_all([folder])
+            time.sleep(_LOOK_SECONDS)
+
+
+def _removed(folder: str) -> bool:
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            for below in _below(folder):
+                _removed(below)
+            with suppress(OSError):
+                os.rmdir(folder)
+        return not os.path.exists(folder)
+    return True
+
+
+def _below(folder: str) -> list[str]:
+    try:
+        return [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _oom_kills(folder: str) -> int:
+    for name in ("memory.events", "memory.oom_control"):
+        for line in read_proc(f"{folder}/{name}").splitlines():
+            if line.startswith(b"oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _write(path: str, text: str) -> bool:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(fd, text.encode())
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
