@@ -203,6 +203,9 @@ def show_attempt(attempt: Attempt, log_bytes: int | None, owner: bool, now: floa
         "granted_at": format_time(attempt.granted_at),
         "started_at": format_time(min(started, default=None)),
         "ended_at": format_time(attempt.ended_at),
+        "stop": None
+        if attempt.stop is None
+        else {"kind": attempt.stop.kind.value, "by": attempt.stop.by, "text": attempt.stop.text},
         "exit_code": None if told is None else told.exit_code,
         "signal": None if told is None else told.signal,
         "cause": show_cause(attempt.cause, owner),

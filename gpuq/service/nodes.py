@@ -207,6 +207,10 @@ def as_ordered(attempt: Attempt, job: Job) -> tuple[Attempt, Job] | None:
     return replace(attempt, ranks=ranks), replace(job, state=JobState.ALLOCATED)
 
 
+# What an agent does for these is the same, and agents and supervisors of older versions know no other word.
+_TOLD = {StopKind.PREEMPT: StopKind.REQUEUE}
+
+
 def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: frozenset[AttemptUid]) -> Orders:
     """Every order that is not carried out yet, as far as the request shows; repeated until it is."""
     holds = set(request.holds)
@@ -225,7 +229,7 @@ def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: froze
         job = view.job(attempt.job)
         assert job is not None
         if attempt.stop is not None:
-            stop.append(StopOrder(attempt.uid, attempt.stop.kind, job.grace_seconds))
+            stop.append(StopOrder(attempt.uid, _TOLD.get(attempt.stop.kind, attempt.stop.kind), job.grace_seconds))
         elif rank.phase is RankPhase.ORDERED and attempt.uid not in holds and as_ordered(attempt, job):
             run.append((attempt, index))
         elif rank.phase is RankPhase.READY and attempt.may_go:
