@@ -103,15 +103,8 @@ class CauseCode(str, Enum):
 
 
 # Ends that say nothing of how long the work takes: it goes on in another attempt, or did not begin.
-GIVEN_UP = frozenset(
-    {
-        CauseCode.NODE_LOST,
-        CauseCode.SUPERVISOR_LOST,
-        CauseCode.REQUEUED,
-        CauseCode.PREEMPTED,
-        CauseCode.NEVER_STARTED,
-    }
-)
+_BEGUN_AGAIN = {CauseCode.REQUEUED, CauseCode.PREEMPTED, CauseCode.NEVER_STARTED}
+GIVEN_UP = frozenset({CauseCode.NODE_LOST, CauseCode.SUPERVISOR_LOST, *_BEGUN_AGAIN})
 
 
 @dataclass(frozen=True, slots=True)

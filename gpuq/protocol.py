@@ -44,6 +44,7 @@ MAX_ARGUMENT_BYTES = 128 << 10  # Linux' MAX_ARG_STRLEN, one argument or variabl
 MAX_COMMAND_BYTES = 1 << 20  # all arguments, or a script
 MAX_ENVIRONMENT_BYTES = 1 << 20
 MAX_NAME = 128  # job names, queue names, node names
+MAX_DEPENDENCIES = 1000  # of a job
 MAX_HOLDS = 10_000  # attempts named in one sync: far more than a node can have, few enough to look each up
 MAX_REPORTS = 256  # attempts detailed in one sync; the rest follow in the next
 MAX_DESCRIBED = 64  # attempts one answer asks to be described; the rest follow in the next
@@ -89,6 +90,7 @@ class Submission:
     scheduling_timeout_seconds: int | None = None
     grace_seconds: int | None = None
     dependencies: tuple[Dependency, ...] = ()
+    singleton: bool = False  # after all live jobs of its user and name
     array: str | None = None
     begin_at: float | None = None
     hold: bool = False

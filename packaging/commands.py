@@ -30,9 +30,9 @@ _LOCK_OPTIONS = [
 ]  # fmt: skip
 
 
-# Tests wait for processes most of their time. More workers than cores would make those that have deadlines late; a file
-# stays with one worker, for its tests share a cluster.
-_SEVERAL_AT_ONCE = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+# Tests wait for processes most of their time. More workers than cores would make those that have deadlines late. Which
+# worker gets what, and in which order, says tests/conftest.py.
+_SEVERAL_AT_ONCE = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
 
 
 def build(arguments: Sequence[str]) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 # On a machine that does other things too, to be slow says nothing of a test.
 settings.register_profile("gpuq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -25,6 +27,29 @@ for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What takes longest begins first, or one worker would still be at it when the others have nothing left.
+LONGEST_FIRST = ("e2e", "simulation", "tui", "agent")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
+
+
+class FileToAWorker(LoadFileScheduling):  # type: ignore[misc]
+    """A file stays with one worker, for its tests share a cluster; histories of the simulation share nothing."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith("tests/simulation/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileToAWorker:
+    return FileToAWorker(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

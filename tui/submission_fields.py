@@ -18,6 +18,7 @@ from gpuq.units import parse_begin, parse_duration, parse_size
 
 Values = Mapping[str, str]  # by key of the field; what is not there, or empty, is left to the controller
 NEWEST = "@"  # in a dependency: my newest job
+SINGLETON = "singleton"  # as a dependency: all of mine of the same name
 MOST = 1_000_000  # gpuq/api/schemas.py MAX_COUNT
 _GPUS = re.compile(r"(?:([A-Za-z0-9][\w.+-]*):)?(\d{1,6})", re.ASCII)
 _ID = re.compile(r"\d{1,18}(?:_\d{1,10})?|@", re.ASCII)
@@ -76,11 +77,14 @@ def _array(text: str, _now: float) -> str:
 
 
 def _dependencies(text: str, _now: float) -> list[dict[str, str]]:
-    """In the API's shape; the id may still be '@'."""
+    """In the API's shape; the id may still be '@', and the kind SINGLETON, which has no id."""
     kinds = [kind.value for kind in DependencyKind]
     found = []
     for part in text.split(","):
         kind, *ids = part.strip().split(":")
+        if part.strip() == SINGLETON:
+            found.append({"kind": SINGLETON, "job": ""})
+            continue
         if kind not in kinds or not ids or not all(map(_ID.fullmatch, ids)):
             raise InvalidRequest(f"'{part}' is not a dependency", f"write {', '.join(f'{k}:ID' for k in kinds)}")
         found += [{"kind": kind, "job": id} for id in ids]

@@ -82,11 +82,15 @@ def body(values: Values, template: Template, place: Place, now: float, newest: s
     if template.script is not None:
         fields["script"] = template.script
         fields["command"] = shlex.split(values.get("command", ""))
-    if any(d["job"] == NEWEST for d in read.get("dependency", ())):
-        if newest is None:
-            raise InvalidRequest("'@' is your newest job, and you have none", "give an id, such as afterok:1042")
-        fields["dependencies"] = [d | ({"job": newest} if d["job"] == NEWEST else {}) for d in read["dependency"]]
+    fields |= _waits(read.get("dependency", []), newest)
     return {key: value for key, value in fields.items() if value is not None and value != ""}
+
+
+def _waits(dependencies: list[dict[str, str]], newest: str | None) -> dict[str, Any]:
+    if newest is None and any(d["job"] == NEWEST for d in dependencies):
+        raise InvalidRequest("'@' is your newest job, and you have none", "give an id, such as afterok:1042")
+    jobs = [{"kind": d["kind"], "job": newest if d["job"] == NEWEST else d["job"]} for d in dependencies if d["job"]]
+    return {"dependencies": jobs or None, "singleton": len(jobs) < len(dependencies) or None}
 
 
 def default_name(values: Values, template: Template, place: Place) -> str | None:

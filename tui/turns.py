@@ -17,7 +17,7 @@ Typed = events.Key | events.Paste
 
 _QUIET_TURNS = 3  # of the event loop, in which nothing that the focus may depend on has a message to work on
 _MOST_SECONDS = 1.0  # a pane that never comes to rest must not swallow what is typed
-_MOST_MAKING_SECONDS = 10.0  # the form on a busy machine: sooner, its text would be commands to the list behind it
+_MOST_MAKING_SECONDS = 30.0  # the form on a very busy machine: sooner, its text would be commands to the list behind it
 _LOOK_SECONDS = 0.005  # while something is being made
 
 

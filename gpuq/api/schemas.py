@@ -19,6 +19,7 @@ from gpuq.model import Dependency, DependencyKind, JobId, OnLost
 from gpuq.protocol import (
     MAX_ARGUMENT_BYTES,
     MAX_COMMAND_BYTES,
+    MAX_DEPENDENCIES,
     MAX_ENVIRONMENT_BYTES,
     MAX_GPUS,
     MAX_NAME,
@@ -109,7 +110,8 @@ class Submission(_Body):
     time_limit_seconds: Seconds | None = None
     scheduling_timeout_seconds: Seconds | None = Field(None, description="FAILED when it has not started by then.")
     grace_seconds: int | None = Field(None, ge=0, le=86_400, description="Between SIGTERM and SIGKILL.")
-    dependencies: tuple[DependsOn, ...] = Field((), max_length=1000)
+    dependencies: tuple[DependsOn, ...] = Field((), max_length=MAX_DEPENDENCIES)
+    singleton: bool = Field(False, description="To wait for the end of its user's live jobs of the same name.")
     array: str | None = Field(None, min_length=1, max_length=10_000, description="For example 0-99%8.")
     begin_at: Wall | None = Field(None, description="Seconds since the epoch; not to start before.")
     hold: bool = False

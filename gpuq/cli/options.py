@@ -103,7 +103,8 @@ _SUBMIT_OPTIONS = [
         "--dependency",
         type=parsed(parse_dependencies),
         metavar="KIND:ID[:ID]",
-        help="Wait for other jobs: afterok:1041, afterany:1041:1042, afternotok:1041; '@' is your newest job.",
+        help="Wait for other jobs: afterok:1041, afterany:1041:1042, afternotok:1041; '@' is your newest job; "
+        "singleton: all of yours of the same name.",
     ),
     _o("-a", "--array", metavar="0-99[%N]", help="One job for each index: 0-9, 1,5,9 or 0-99:2; %N at once."),
     _o("-b", "--begin", type=BEGIN, metavar="WHEN", help="Not before: now+2h, 22:00, tomorrow, 2026-11-21T22:00."),

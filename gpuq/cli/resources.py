@@ -13,6 +13,7 @@ _COUNT = re.compile(rf"(?:({_TYPE}):)?(\d{{1,6}})", re.ASCII)
 _FRACTION = re.compile(r"\d*\.\d+")
 _IDS = re.compile(r"\d{1,15}(?:_\d{1,10})?|@", re.ASCII)
 _KINDS = ("afterok", "afterany", "afternotok")
+SINGLETON = "singleton"
 
 
 class GpuCount(NamedTuple):
@@ -96,7 +97,10 @@ def gpu_request(
 
 
 class Dependency(NamedTuple):
-    """kind is one of afterok, afterany, afternotok; job an id, or '@' for the newest job of who asks."""
+    """kind is one of afterok, afterany, afternotok; job an id, or '@' for the newest job of who asks.
+
+    Or kind is SINGLETON, and job is empty.
+    """
 
     kind: str
     job: str
@@ -109,10 +113,11 @@ def parse_dependencies(text: str) -> list[Dependency]:
     found = []
     for part in text.split(","):
         kind, *ids = part.strip().split(":")
-        if kind == "singleton":
-            raise InvalidRequest("singleton is not in this version of gpuq", "afterany:@ waits for your newest job")
+        if kind == SINGLETON and not ids:
+            found.append(Dependency(kind, ""))
+            continue
         if kind not in _KINDS:
-            hint = f"write {', '.join(k + ':ID' for k in _KINDS)}"
+            hint = f"write {', '.join(k + ':ID' for k in _KINDS)} or {SINGLETON}"
             if _IDS.fullmatch(kind):
                 hint = f"say what of it: afterok:{kind}, afterany:{kind} or afternotok:{kind}"
             raise InvalidRequest(f"'{kind}' is not a kind of dependency", hint)

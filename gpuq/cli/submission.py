@@ -12,7 +12,7 @@ import click
 
 from gpuq.cli.environment import Environment, choose_environment
 from gpuq.cli.options import given, overlay, read_lines, takes_value
-from gpuq.cli.resources import Dependency, gpu_request
+from gpuq.cli.resources import SINGLETON, Dependency, gpu_request
 from gpuq.cli.script import read_directives, read_script
 from gpuq.cli.slurm import hint
 from gpuq.errors import InvalidRequest
@@ -67,7 +67,10 @@ def prepare(ctx: click.Context, where: Callable[[], Place]) -> Prepared:
     fields["changes"] = environment.changes
     fields.update(asked)
     kept = {name: value for name, value in fields.items() if value is not None and value != {}}
-    return Prepared(kept, options.get("dependency", []), environment, options, notes)
+    waits = options.get("dependency", [])
+    if any(each.kind == SINGLETON for each in waits):
+        kept["singleton"] = True
+    return Prepared(kept, [each for each in waits if each.kind != SINGLETON], environment, options, notes)
 
 
 def _ignored(name: str, items: Sequence[tuple[int, str]]) -> list[str]:

@@ -111,7 +111,9 @@ def report(draft: Draft, attempt: Attempt, word: RankReport) -> None:
     if _PHASES.index(word.phase) > _PHASES.index(rank.phase):
         exit = None if word.exit is None else replace(word.exit, text=word.exit.text[:MAX_TEXT])
         started = word.started_at if exit is None else exit.started_at
-        rank = replace(rank, phase=word.phase, started_at=started or rank.started_at, exit=exit)
+        if started and rank.started_at is None:
+            rank = replace(rank, started_at=_on_our_clock(draft, attempt, started))
+        rank = replace(rank, phase=word.phase, exit=exit)
         ranks = (*attempt.ranks[: word.rank], rank, *attempt.ranks[word.rank + 1 :])
         attempt = draft.put_attempt(replace(attempt, ranks=ranks))
     if job.state is JobState.LOST:
@@ -258,13 +260,18 @@ def _conclude(draft: Draft, attempt: Attempt, job: Job) -> Job:
         job,
         verdict.event,
         started_at=started_at,
-        finished_at=exit.ended_at,
+        finished_at=max(_on_our_clock(draft, attempt, exit.ended_at), started_at or 0.0),
         exit_code=exit.exit_code,
         signal=exit.signal,
         cause=verdict.cause,
     )
     ended(draft, job)
     return job
+
+
+def _on_our_clock(draft: Draft, attempt: Attempt, at: float) -> float:
+    """A time by a node's clock, which may be wrong by anything: it was after the grant, and is over."""
+    return max(attempt.granted_at, min(at, draft.now.wall))
 
 
 def note_drained(draft: Draft, name: NodeName) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from gpuq import arrays, constraint
 from gpuq.errors import Conflict, InvalidRequest, NotAuthorised, NotFound
-from gpuq.model import EndReason, Job, JobId, JobSpec, OnLost, Request, StopKind
-from gpuq.protocol import Selection, Submission
+from gpuq.model import Dependency, DependencyKind, EndReason, Job, JobId, JobSpec, OnLost, Request, StopKind
+from gpuq.protocol import MAX_DEPENDENCIES, Selection, Submission
 from gpuq.service import execution, queues
 from gpuq.service.commands import Actor, Cancel, Hold, Release, Requeue, Submit, Update
 from gpuq.service.draft import Draft
@@ -27,7 +27,7 @@ def submit(draft: Draft, command: Submit) -> dict[str, Any]:
     _check_role(actor)
     job = new_job(draft, asked, actor)
     waits = []
-    for dependency in asked.dependencies:
+    for dependency in (*asked.dependencies, *(_namesakes(draft, job) if asked.singleton else ())):
         # An element someone waits for matters from now on: only a job of its own can tell them of its end.
         other = draft.job(dependency.job) or _make_waiting(draft, dependency.job)
         state = command.ended.get(dependency.job) if other is None else other.state
@@ -42,6 +42,18 @@ def submit(draft: Draft, command: Submit) -> dict[str, Any]:
     draft.put_spec(job.id, spec_of(asked))
     draft.event("job.submitted", job.name, job=job, user=job.user)
     return {"id": job.id, "elements": None if job.array is None else job.array.size}
+
+
+def _namesakes(draft: Draft, job: Job) -> Iterator[Dependency]:
+    """What `singleton` means at this moment. Later jobs never matter to it, so that is all it will ever mean."""
+    live = (other for other in draft.view.live_jobs() if other.index is None)
+    alike = [other.id for other in live if (other.user, other.name) == (job.user, job.name)]
+    if len(alike) > MAX_DEPENDENCIES:
+        raise Conflict(
+            f"{len(alike):,} of your jobs named {job.name} have not ended, and a job can wait for {MAX_DEPENDENCIES:,}",
+            "submit them as one array with %1",
+        )
+    return (Dependency(DependencyKind.AFTER_ANY, id) for id in alike)
 
 
 def new_job(draft: Draft, asked: Submission, actor: Actor) -> Job:

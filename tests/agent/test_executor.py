@@ -257,11 +257,11 @@ def test_launcher_outlives_its_agent_for_as_long_as_there_are_runs_and_ends_what
             await m.result(ended)
             m.executor.launch(job)
             await m.logged(job, b"\n")
+            await until(lambda: m.of(job) and m.of(job)[-1].phase is RankPhase.RUNNING)
             pid, main = m.executor._launcher.pid, int(m.log(job))
             await m.executor.close()
             assert start_time(pid) is not None
             assert start_time(m.supervisor(job)) is not None
-            assert m.of(job)[-1].phase is RankPhase.RUNNING
             await until(lambda: len(descendants(m.supervisor(job))) == 2)
             below = descendants(m.supervisor(job))
             assert main in below

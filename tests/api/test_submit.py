@@ -56,6 +56,7 @@ def test_a_whole_submission_arrives_as_it_was_sent() -> None:
         "scheduling_timeout_seconds": 60,
         "grace_seconds": 0,
         "dependencies": [{"kind": "afterok", "job": "12_3"}],
+        "singleton": True,
         "array": "0-9%2",
         "begin_at": 1.5e9,
         "hold": True,

@@ -85,11 +85,12 @@ def test_nothing_asked_is_nothing_sent() -> None:
 
 
 def test_dependencies_of_every_kind() -> None:
-    assert parse_dependencies("afterok:1:2,afterany:3_4,afternotok:@,afterok:1") == [
+    assert parse_dependencies("afterok:1:2,afterany:3_4,afternotok:@,singleton,afterok:1") == [
         Dependency("afterok", "1"),
         Dependency("afterok", "2"),
         Dependency("afterany", "3_4"),
         Dependency("afternotok", "@"),
+        Dependency("singleton", ""),
     ]
 
 
@@ -101,7 +102,7 @@ def test_dependencies_of_every_kind() -> None:
         ("afterok:", "names no job"),
         ("afterok:x", "names no job"),
         ("afterok:1?afterany:2", "any of several"),
-        ("singleton", "not in this version"),
+        ("singleton:1", "not a kind"),
         ("", "not a kind"),
     ],
 )

@@ -22,7 +22,6 @@ from tests.cli.conftest import Gpuq
         ("--pty", "not in this version"),
         ("-n 4", "starts the command once"),
         ("--ntasks=4", "starts the command once"),
-        ("-d singleton", "not in this version"),
         ("--mail-type=END", "sends no mail"),
         ("-A lab", "no accounts"),
     ],

@@ -27,6 +27,7 @@ def test_a_job_goes_its_whole_way() -> None:
     assert desk.state(job) is JobState.ALLOCATED
     desk.accept(job)
     assert desk.state(job) is JobState.STARTING
+    desk.wall += 60
     desk.word(job, RankPhase.RUNNING, started_at=WALL + 5)
     assert (desk.state(job), desk.job(job).started_at) == (JobState.RUNNING, WALL + 5)
     desk.end(job, exited(0, started_at=WALL + 5))
@@ -35,6 +36,24 @@ def test_a_job_goes_its_whole_way() -> None:
     assert desk.cluster.free_gpus(NodeName("n1")) == (0, 1, 2, 3)
     assert desk.kinds("job.") == ["job.submitted", "job.allocated", "job.starting", "job.running", "job.succeeded"]
     assert not desk.live()
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0])
+def test_whatever_a_nodes_clock_says_a_job_started_after_its_grant_and_has_ended(ahead: float) -> None:
+    desk = Desk()
+    job = desk.submit(gpus=1)
+    desk.plan()
+    desk.wall += 5
+    desk.word(job, RankPhase.RUNNING, started_at=WALL + 4 + ahead)
+    desk.wall += 50
+    exit = exited(0, started_at=WALL + 4 + ahead)
+    desk.end(job, exit)
+    shown = desk.job(job)
+    assert shown.started_at is not None
+    assert shown.finished_at is not None
+    assert WALL <= shown.started_at <= WALL + 5
+    assert shown.started_at <= shown.finished_at <= desk.wall
+    assert desk.attempt(job).ranks[0].exit == exit
 
 
 @pytest.mark.parametrize(

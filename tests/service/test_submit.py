@@ -7,6 +7,7 @@ import pytest
 from gpuq.errors import Conflict, InvalidRequest, NotAuthorised, NotFound
 from gpuq.model import CauseCode, Dependency, DependencyKind, JobId, OnLost, Request
 from gpuq.protocol import Submission
+from gpuq.service import jobs
 from gpuq.service.commands import Actor, Submit
 from gpuq.states import JobState
 from gpuq.view import Policy
@@ -230,6 +231,32 @@ def test_several_dependencies_all_count() -> None:
     assert [d.job for d in desk.job(waiting).waits_for] == [b, b]
     desk.end(b)
     assert desk.cause(waiting) == ("dependency", "afternotok:2 can never come true: 2 is SUCCEEDED")
+
+
+def test_a_singleton_waits_for_all_of_its_users_live_jobs_of_its_name() -> None:
+    desk = Desk()
+    ended = desk.submit(name="train")
+    desk.run(ended)
+    desk.end(ended)
+    array = desk.submit(name="train", array="0-2")
+    desk.plan()
+    desk.submit(ROOT, name="train")
+    job = desk.submit(name="train", singleton=True)
+    assert desk.job(job).waits_for == on(array, ANY)
+    for element in ("2_0", "2_1", "2_2"):
+        desk.run(element)
+        desk.end(element, exited(1))
+    assert desk.job(job).waits_for == ()
+    assert desk.job(desk.submit(name="eval", singleton=True)).waits_for == ()
+
+
+def test_a_singleton_of_too_many_is_told_to_be_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_DEPENDENCIES", 1)
+    desk = Desk()
+    desk.submit(name="train")
+    desk.submit(name="train")
+    with pytest.raises(Conflict, match="2 of your jobs named train have not ended"):
+        desk.submit(name="train", singleton=True)
 
 
 def test_failing_dependents_fail_in_a_cascade() -> None:

@@ -51,6 +51,7 @@ class Process:
     supervised: bool = True
     phase: RankPhase = RankPhase.ACCEPTED
     was_ready: bool = False
+    begun_whole: bool = False  # it was looked at once it ran: all of its gang were ready
     started_at: float | None = None
     stopping: StopKind | None = None
     exit: ExitRecord | None = None  # on the machine's disk once set

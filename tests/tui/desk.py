@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from tui.app import DashboardApp
 from tui.client import Client
 
-DEADLINE = 15.0  # seconds anything here may take on a busy machine
+DEADLINE = 45.0  # seconds anything here may take on a busy machine
 
 
 def played(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

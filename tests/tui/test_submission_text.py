@@ -81,6 +81,8 @@ EACH = [
     {"cpus": "8", "memory": "64G"},
     {"array": "0-99:2%8"},
     {"dependency": "afterok:1041:1042,afternotok:7"},
+    {"dependency": "afterany:3,singleton"},
+    {"dependency": "singleton"},
     {"begin": "2030-01-01T10:00:00Z"},
     {"hold": "yes"},
     {"hold": "no"},
