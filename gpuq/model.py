@@ -98,12 +98,13 @@ class CauseCode(str, Enum):
     DEPENDENCY = "dependency"
     CANCELED = "canceled"
     REQUEUED = "requeued"  # an attempt given up because someone asked for another
+    DRAINED = "drained"  # an attempt given up to empty its node
     PREEMPTED = "preempted"  # an attempt given up to make room for a job of a queue that goes before
     NEVER_STARTED = "never_started"  # an attempt the agent did not start, and has barred for good
 
 
 # Ends that say nothing of how long the work takes: it goes on in another attempt, or did not begin.
-_BEGUN_AGAIN = {CauseCode.REQUEUED, CauseCode.PREEMPTED, CauseCode.NEVER_STARTED}
+_BEGUN_AGAIN = {CauseCode.REQUEUED, CauseCode.DRAINED, CauseCode.PREEMPTED, CauseCode.NEVER_STARTED}
 GIVEN_UP = frozenset({CauseCode.NODE_LOST, CauseCode.SUPERVISOR_LOST, *_BEGUN_AGAIN})
 
 
@@ -263,7 +264,8 @@ class JobSpec:
 class StopKind(str, Enum):
     CANCEL = "cancel"
     REQUEUE = "requeue"
-    PREEMPT = "preempt"  # to an agent a requeue, as others that only the controller tells apart
+    DRAIN = "drain"  # to an agent a requeue, as the next: only the controller tells them apart
+    PREEMPT = "preempt"
     TIME_LIMIT = "time_limit"
     FENCE = "fence"  # only ever decided by a supervisor, whose lease ended
     GPU_FAULT = "gpu_fault"  # only ever decided by an agent, one of whose GPUs failed under it

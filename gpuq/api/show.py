@@ -267,6 +267,7 @@ def show_node(call: Call, node: Node) -> dict[str, Any]:
         "gpus": [
             _show_gpu(gpu, readings.get(gpu.index), holders[gpu.index]) for gpu in (inventory.gpus if inventory else ())
         ],
+        "jobs": [attempt.job for attempt in controller.view.attempts_on(node.name)],
         "gpu_note": inventory.gpu_note if inventory else "",
         "trouble": inventory.trouble if inventory else "",
         "cpus": inventory.cpus if inventory else None,

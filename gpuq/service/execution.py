@@ -366,6 +366,8 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
     if wish is StopKind.REQUEUE:
         return Verdict(JobEvent.REQUEUE, Cause(CauseCode.REQUEUED, "requeued"))
     told = exit.stopped is StopKind.REQUEUE or exit.reason is EndReason.NEVER_STARTED
+    if attempt.stop is not None and wish is StopKind.DRAIN and told:
+        return Verdict(JobEvent.REQUEUE, Cause(CauseCode.DRAINED, attempt.stop.text))
     if attempt.stop is not None and wish is StopKind.PREEMPT and told:
         cause = Cause(CauseCode.PREEMPTED, attempt.stop.text)
         return _loss(job, cause) if rank.started_at is not None else Verdict(JobEvent.REQUEUE, cause)
@@ -386,9 +388,13 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
     return _own_failure(job, wish, Cause(CauseCode.SUPERVISOR_LOST, text or "its supervisor was lost"))
 
 
+# Nobody wanted an end for good: a failure that came first counts as if nobody had asked for anything.
+_NOT_ASKED_FOR = (None, StopKind.VANISHED, StopKind.SIBLING, StopKind.DRAIN, StopKind.PREEMPT)
+
+
 def _own_failure(job: Job, wish: StopKind | None, cause: Cause) -> Verdict:
     """A failure of the job itself: again while --max-retries lasts, unless someone has asked it to end."""
-    if wish in (None, StopKind.VANISHED, StopKind.SIBLING, StopKind.PREEMPT) and job.retries_used < job.max_retries:
+    if wish in _NOT_ASKED_FOR and job.retries_used < job.max_retries:
         return Verdict(JobEvent.REQUEUE, cause, retries=1)
     return Verdict(JobEvent.FAIL, cause)
 

@@ -25,7 +25,7 @@ def admit(settings: Settings, asked: str | None, actor: Actor, request: Request,
         )
     if queue.preemptible and not requeue:
         raise InvalidRequest(
-            f"jobs of queue {queue.name} may be stopped for others and run again: --no-requeue is not possible there",
+            f"--no-requeue is not possible in queue {queue.name}, whose jobs may be stopped for others and run again",
             "leave it out, or choose another queue with -p",
         )
     return queue

@@ -223,7 +223,7 @@ def test_the_first_that_cannot_be_helped_is_not_delayed_by_one_behind_it() -> No
 
 def test_a_queue_that_yields_takes_no_job_that_may_not_run_again() -> None:
     desk = a_desk(1)
-    with pytest.raises(InvalidRequest, match="--no-requeue is not possible there"):
+    with pytest.raises(InvalidRequest, match="--no-requeue is not possible in queue spare"):
         desk.submit(queue="spare", gpus=1, requeue=False)
 
 

@@ -14,7 +14,7 @@ from gpuq.changes import PutNode, PutSettings
 from gpuq.errors import GpuqError, Unavailable
 from gpuq.model import Dependency, DependencyKind, JobId, Node, NodeName, OnLost
 from gpuq.protocol import Selection, Submission, SyncReply, SyncRequest
-from gpuq.service.commands import Actor, Cancel, Cordon, Hold, Release, Requeue, Submit, Uncordon, UserCommand
+from gpuq.service.commands import Actor, Cancel, Cordon, Drain, Hold, Release, Requeue, Submit, Uncordon, UserCommand
 from gpuq.service.controller import Controller
 from gpuq.settings import ClusterSettings, Queue, Settings
 from gpuq.states import FINAL, JobState
@@ -159,6 +159,7 @@ class World:
             Hold(ALICE, choice),
             Release(ALICE, choice),
             Cordon(ADMIN, node),
+            Drain(ADMIN, node, requeue=True),
             Uncordon(ADMIN, node),
         ]
         command = random.choice(possible)
