@@ -105,6 +105,7 @@ class Cluster:
         self._on_node: dict[NodeName, dict[AttemptUid, None]] = {}
         self._ready: dict[Request, dict[Lane, list[_Key]]] = {}
         self._timed: dict[JobId, None] = {}
+        self._claims: dict[JobId, None] = {}
         self._dependents: dict[JobId, dict[JobId, None]] = {}
         self._elements: dict[JobId, dict[JobId, None]] = {}
         self._made: dict[JobId, dict[JobState, int]] = {}  # elements of live arrays by state, ended ones included
@@ -205,6 +206,8 @@ class Cluster:
             lane = job.lane
             insort(self._ready.setdefault(job.request, {}).setdefault(lane, []), (job.rank_in_queue, job.id))
             self._waiting[lane] = self._waiting.get(lane, 0) + _size(job)
+            if job.claim:
+                self._claims[job.id] = None
 
     def _count(self, job: Job, sign: int) -> None:
         left = self._demand.get(job.request, 0) + sign * _size(job)
@@ -228,6 +231,7 @@ class Cluster:
             if not waiting:
                 self._dependents.pop(dependency.job, None)
         self._timed.pop(job.id, None)
+        self._claims.pop(job.id, None)
         if job.ready and (job.array is None or job.array.waiting):
             lane = job.lane
             lanes = self._ready[job.request]
@@ -372,6 +376,9 @@ class Cluster:
 
     def waiting(self) -> Mapping[Lane, int]:
         return self._waiting
+
+    def claims(self) -> Iterable[Job]:
+        return sorted((self._jobs[id] for id in self._claims), key=lambda job: job.rank_in_queue)
 
     def timed(self) -> Iterable[Job]:
         return [self._jobs[id] for id in self._timed]

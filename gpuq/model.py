@@ -101,11 +101,14 @@ class CauseCode(str, Enum):
     DEPENDENCY = "dependency"
     CANCELED = "canceled"
     REQUEUED = "requeued"  # an attempt given up because someone asked for another
+    DRAINED = "drained"  # an attempt given up to empty its node
+    PREEMPTED = "preempted"  # an attempt given up to make room for a job of a queue that goes before
     NEVER_STARTED = "never_started"  # an attempt the agent did not start, and has barred for good
 
 
 # Ends that say nothing of how long the work takes: it goes on in another attempt, or did not begin.
-GIVEN_UP = frozenset({CauseCode.NODE_LOST, CauseCode.SUPERVISOR_LOST, CauseCode.REQUEUED, CauseCode.NEVER_STARTED})
+_BEGUN_AGAIN = {CauseCode.REQUEUED, CauseCode.DRAINED, CauseCode.PREEMPTED, CauseCode.NEVER_STARTED}
+GIVEN_UP = frozenset({CauseCode.NODE_LOST, CauseCode.SUPERVISOR_LOST, *_BEGUN_AGAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +201,12 @@ class Job:
     grace_seconds: int = 30  # between SIGTERM and SIGKILL
     max_retries: int = 0  # budget for the job's own failures
     retries_used: int = 0
-    max_losses: int = 10  # budget for lost nodes, drains and preemptions
+    max_losses: int = 10  # budget for lost nodes and preemptions
     losses_used: int = 0
-    requeue: bool = True  # whether proof of a node's death runs it again
+    requeue: bool = True  # whether it runs again after proof of a node's death; without, nobody preempts it
     on_lost: OnLost = OnLost.KEEP
     comment: str = ""
+    claim: tuple[Rank, ...] = ()  # room that others were stopped for, kept for this job until it starts
     attempt: int = 0  # number of the latest attempt; 0 means none yet
     started_at: float | None = None  # of the latest attempt
     finished_at: float | None = None
@@ -245,6 +249,8 @@ class Job:
 class StopKind(str, Enum):
     CANCEL = "cancel"
     REQUEUE = "requeue"
+    DRAIN = "drain"  # to an agent a requeue, as the next: only the controller tells them apart
+    PREEMPT = "preempt"
     TIME_LIMIT = "time_limit"
     FENCE = "fence"  # only ever decided by a supervisor, whose lease ended
     GPU_FAULT = "gpu_fault"  # only ever decided by an agent, one of whose GPUs failed under it

@@ -15,6 +15,7 @@ class WaitCode(str, Enum):
     ACCOUNT = "account"  # no node present runs jobs of its user
     TOO_LARGE = "too_large"  # no node present could ever meet it
     RESOURCES = "resources"
+    PREEMPTING = "preempting"  # others were stopped to make room for it, and are on their way out
     RESERVED = "reserved"  # it fits now, in room that is kept for another
     BEHIND = "behind"
     ARRAY_LIMIT = "array_limit"

@@ -181,6 +181,10 @@ class ClusterSettings:
             "how long jobs without a time limit may fill room kept for another, beside the time to work off the queue",
         ),
     )
+    preempt_again_after: int = field(
+        default=1_800,
+        metadata=_about(Duration(), "how long a job that was preempted, or lost its node, runs before it can be again"),
+    )
     log_cap: int = field(
         default=1 << 30,
         metadata=_about(
@@ -220,6 +224,12 @@ class Queue:
         default=None, metadata=_about(Number(), "most GPUs one user may hold at once")
     )
     priority: int = field(default=0, metadata=_about(Number(-MOST), "jobs of a queue with a higher one come first"))
+    preemptible: bool = field(
+        default=False,
+        metadata=_about(
+            Flag(), "whether its jobs are stopped, and queued again, to make room for queues that go before"
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

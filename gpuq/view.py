@@ -80,6 +80,9 @@ class ClusterView(Protocol):
     def waiting(self) -> Mapping[Lane, int]:
         """How many jobs `ready` has in each lane; an array counts its waiting elements."""
 
+    def claims(self) -> Iterable[Job]:
+        """Jobs that wait for resources only and have a claim, in queue order."""
+
     def timed(self) -> Iterable[Job]:
         """Queued jobs with a begin time, back-off or scheduling timeout."""
 
@@ -128,6 +131,16 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Preemption:
+    """Attempts to stop so that a job can start on `ranks`, kept for it from now on. index: of an array's element."""
+
+    job: JobId
+    index: int | None
+    ranks: tuple[Rank, ...]
+    victims: tuple[AttemptUid, ...]  # never none
+
+
+@dataclass(frozen=True, slots=True)
 class Reserved:
     """Room that is kept for a job from `at` on, in wall seconds. bounded: time limits alone say so."""
 
@@ -138,10 +151,14 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start now, in order, and for whom room is kept. Everything not placed waits; `explain` says why."""
+    """What to start now, in order, for whom room is kept, and what to stop. Everything not placed waits; `explain`
+    says why.
+    """
 
     placements: tuple[Placement, ...] = ()
     reserved: tuple[Reserved, ...] = ()
+    preemptions: tuple[Preemption, ...] = ()
+    vain: tuple[JobId, ...] = ()  # jobs whose claim cannot come true any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ _ROLES = {
     "node.lost": "bad",
     "job.queued": "warn",
     "job.stopping": "warn",
+    "job.preempted": "warn",
     "job.held": "held",
     "job.running": "good",
     "node.up": "good",

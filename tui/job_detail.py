@@ -32,7 +32,7 @@ _NODES = 12  # in the table of why it waits; nodes with the same words share a l
 _GPU_NODES = 8
 _FINAL = frozenset(state.value for state in FINAL)
 # What no node can change: a table of nodes that fit would contradict the reason.
-_NOT_OF_NODES = frozenset({"held", "dependency", "begin", "backoff", "array_limit", "quota"})
+_NOT_OF_NODES = frozenset({"held", "dependency", "begin", "backoff", "array_limit", "quota", "preempting"})
 _WIDE = 96
 
 

@@ -43,6 +43,7 @@ _REASONS = {
     "array_limit": "array limit",
     "quota": "quota",
     "reserved": "room kept",
+    "preempting": "room being made",
     "placing": "starting",
     "unsaid": "rest of arrays",
 }

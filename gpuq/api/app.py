@@ -35,6 +35,7 @@ from gpuq.api.failures import invalid, refusal, unexpected
 from gpuq.api.gate import Gate, Route
 from gpuq.api.schemas import (
     FORMS,
+    Emptied,
     JobChanges,
     Leaving,
     NewNode,
@@ -86,7 +87,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/join", "join", join.join, mutates=True, body=NewNode, status=201),
     Route("POST", "/nodes/{name}/cordon", "admin", nodes.cordon, mutates=True, body=Why),
     Route("POST", "/nodes/{name}/uncordon", "admin", nodes.uncordon, mutates=True, body=Whole),
-    Route("POST", "/nodes/{name}/drain", "admin", nodes.drain, mutates=True, body=Why),
+    Route("POST", "/nodes/{name}/drain", "admin", nodes.drain, mutates=True, body=Emptied),
     # people
     Route("GET", "/tokens", "viewer", tokens.list_tokens),
     Route("POST", "/tokens", "admin", tokens.create_token, mutates=True, body=NewToken, status=201),

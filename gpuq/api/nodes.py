@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gpuq.api.answers import answer
 from gpuq.api.auth import derived_secret, new_token
 from gpuq.api.calls import By, Call
-from gpuq.api.schemas import NewNode, Removal, Whole, Why, parse
+from gpuq.api.schemas import Emptied, NewNode, Removal, Whole, Why, parse
 from gpuq.api.show import show_node_in_detail
 from gpuq.errors import NotFound
 from gpuq.model import NodeName
@@ -78,8 +78,9 @@ async def uncordon(call: By, name: Name) -> Response:
 
 
 async def drain(call: By, name: Name) -> Response:
-    """Give a node no new work, and let what runs there come to its end."""
-    return await _change(call, name, Drain(call.actor, NodeName(name), parse(Why, call.body).text))
+    """Give a node no new work; what runs there comes to its end, or is queued again to run elsewhere."""
+    asked = parse(Emptied, call.body)
+    return await _change(call, name, Drain(call.actor, NodeName(name), asked.text, asked.requeue))
 
 
 async def _change(call: Call, name: str, command: UserCommand) -> Response:

@@ -204,6 +204,10 @@ class Why(_Body):
     text: Text = Field("", description="Shown beside the node.")
 
 
+class Emptied(Why):
+    requeue: bool = Field(False, description="Stop what runs there, to be queued again, unless it may not run again.")
+
+
 class Whole(Why):
     gpu: int | None = Field(
         None, ge=0, lt=MAX_GPUS, description="Only this one of its GPUs, which is quarantined for a fault."

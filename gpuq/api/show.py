@@ -204,6 +204,9 @@ def show_attempt(attempt: Attempt, log_bytes: int | None, owner: bool, now: floa
         "granted_at": format_time(attempt.granted_at),
         "started_at": format_time(min(started, default=None)),
         "ended_at": format_time(attempt.ended_at),
+        "stop": None
+        if attempt.stop is None
+        else {"kind": attempt.stop.kind.value, "by": attempt.stop.by, "text": attempt.stop.text},
         "exit_code": None if told is None else told.exit_code,
         "signal": None if told is None else told.signal,
         "cause": show_cause(attempt.cause, owner),
@@ -265,6 +268,7 @@ def show_node(call: Call, node: Node) -> dict[str, Any]:
         "gpus": [
             _show_gpu(gpu, readings.get(gpu.index), holders[gpu.index]) for gpu in (inventory.gpus if inventory else ())
         ],
+        "jobs": [attempt.job for attempt in controller.view.attempts_on(node.name)],
         "gpu_note": inventory.gpu_note if inventory else "",
         "trouble": inventory.trouble if inventory else "",
         "enforced": _show_enforced(inventory.enforced if inventory else NOTHING),

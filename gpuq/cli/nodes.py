@@ -11,7 +11,7 @@ from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.params import JSON, examples
 from gpuq.cli.table import table
 from gpuq.cli.terminal import note, say, say_json, stdout_width, table_time, visible
-from gpuq.units import format_size
+from gpuq.units import format_size, plural
 
 NODE_HEADER = ("NODE", "STATE", "GPUS", "BUSY", "CPUS", "CPU%", "MEMORY", "DISK", "AGENT", "SEEN", "NOTE")
 GPU_HEADER = ("NODE", "GPU", "NAME", "MEMORY", "UTIL", "TEMP", "POWER", "HEALTH", "JOBS")
@@ -75,8 +75,16 @@ def _node_cells(node: dict[str, Any]) -> tuple[str, ...]:
         _share(node["disk_used_bytes"], node["disk_total_bytes"]),
         visible(node["agent_version"] or "-"),
         table_time(node["last_seen_at"]),
-        visible(node.get("trouble") or node.get("cordon_text") or node.get("gpu_note") or "-"),
+        visible(node.get("trouble") or _closed(node) or node.get("gpu_note") or "-"),
     )
+
+
+def _closed(node: dict[str, Any]) -> str:
+    """Who closed it and why, and how far it is emptied."""
+    if not node["draining"]:
+        return str(node.get("cordon_text") or "")
+    left = len(node.get("jobs", ()))
+    return ", ".join((f"{left} {plural(left, 'job')} left" if left else "empty", node.get("cordon_text") or "drained"))
 
 
 @click.command(name="gpus")
@@ -149,14 +157,23 @@ def uncordon(node: str, gpu: int | None, as_json: bool) -> None:
         _change("uncordon", node, {"gpu": gpu}, f"is told that its GPU {gpu} may work again", as_json)
 
 
-@click.command(name="drain", epilog=examples("gpuq drain n3 --reason 'new power supply'"))
+@click.command(name="drain", epilog=examples("gpuq drain n3 --reason 'new power supply'", "gpuq drain n3 --requeue"))
 @_NODE
 @_TEXT
+@click.option("--requeue", is_flag=True, help="Stop what runs there, and queue it again to run elsewhere.")
 @JSON
 @connection
-def drain(node: str, text: str, as_json: bool) -> None:
-    """Give a node no new work, because it is to be emptied; what runs there comes to its own end."""
-    _change("drain", node, {"text": text}, "gets no new work; what runs there comes to its own end", as_json)
+def drain(node: str, text: str, requeue: bool, as_json: bool) -> None:
+    """Give a node no new work, because it is to be emptied; what runs there comes to its own end.
+
+    With --requeue it is stopped, as by a cancel, and queued again at no cost to its retries, but for jobs that were
+    submitted with --no-requeue: they come to their own end. 'gpuq nodes' shows how many are left.
+    """
+    if requeue:
+        then = "what runs there is stopped and queued again, unless it was submitted with --no-requeue"
+        _change("drain", node, {"text": text, "requeue": True}, f"gets no new work; {then}", as_json)
+    else:
+        _change("drain", node, {"text": text}, "gets no new work; what runs there comes to its own end", as_json)
 
 
 def _change(verb: str, node: str, body: dict[str, Any], said: str, as_json: bool) -> None:

@@ -93,7 +93,8 @@ def _lines(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "After", ",".join(f"{d['kind']}:{d['job']}" for d in job["dependencies"])
     yield (
         "Retries",
-        f"{job['retries_used']} of {job['max_retries']} for its own failures, {job['losses_used']} for lost nodes",
+        f"{job['retries_used']} of {job['max_retries']} for its own failures,"
+        f" {job['losses_used']} for lost nodes and preemptions",
     )
     then = "runs again elsewhere" if job["requeue"] else "fails"
     yield "Node lost", f"{job['on_lost']}; on proof of the node's end the job {then}"
@@ -181,9 +182,14 @@ def _rank_end(rank: dict[str, Any]) -> str:
     return how + (why.get(rank["stopped"], ", stopped") if rank["stopped"] else "")
 
 
+def _stopping(stop: dict[str, Any] | None) -> str:
+    """Why an attempt that lives is on its way out, if it is."""
+    return "live" if stop is None else visible(f"stopping: {stop['text'] or stop['kind'] + ' by ' + stop['by']}")
+
+
 def _attempt_cells(attempt: dict[str, Any]) -> tuple[str, ...]:
     ended = attempt["ended_at"] is not None
-    how = how_it_ended({**attempt, "state": ""}) or ("done" if ended else "live")
+    how = how_it_ended({**attempt, "state": ""}) or ("done" if ended else _stopping(attempt.get("stop")))
     return (
         str(attempt["number"]),
         _places(attempt["nodes"]),

@@ -18,7 +18,7 @@ from gpuq.units import plural
 _SHOWN = 4  # holders of one node
 
 # What no node can change: a table of nodes that fit would contradict the reason.
-_NOT_OF_NODES = frozenset({"held", "dependency", "begin", "backoff", "array_limit", "quota"})
+_NOT_OF_NODES = frozenset({"held", "dependency", "begin", "backoff", "array_limit", "quota", "preempting"})
 
 
 @click.command(name="why")

@@ -1,7 +1,7 @@
 """Who starts next, where, and why the others wait. Pure: plan(view, now, policy) -> Plan reads nothing else."""
 
-from gpuq.scheduler.explain import Explainer, NodeAnswer, by_node, explain, instead
+from gpuq.scheduler.explain import Explainer, NodeAnswer, by_node, explain, instead, would_stop
 from gpuq.scheduler.forecast import Start
 from gpuq.scheduler.plan import plan
 
-__all__ = ["Explainer", "NodeAnswer", "Start", "by_node", "explain", "instead", "plan"]
+__all__ = ["Explainer", "NodeAnswer", "Start", "by_node", "explain", "instead", "plan", "would_stop"]

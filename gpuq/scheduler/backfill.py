@@ -83,7 +83,8 @@ class Reservation:
         if kept is None:
             fitting = self._then.fitting
             spare = len(fitting) - self.job.request.nodes
-            kept = () if spare >= request.nodes else tuple(sorted(name for name in fitting if self._lost(name, request)))
+            lost = () if spare >= request.nodes else (name for name in fitting if self._lost(name, request))
+            kept = tuple(sorted(lost))
             self._kept[request] = kept
         return kept
 

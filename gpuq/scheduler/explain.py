@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpuq.model import Dependency, Job, JobId, Lane, NodeName, Now, Request
 from gpuq.reasons import WaitCode, WaitReason
 from gpuq.scheduler import fit
 from gpuq.scheduler.backfill import Hold
+from gpuq.scheduler.claim import Claims, awaited, settle
 from gpuq.scheduler.forecast import Start, held_until, starts
 from gpuq.scheduler.limits import max_running, startable
 from gpuq.scheduler.order import Key, Order, by_expectation
@@ -17,7 +18,7 @@ from gpuq.scheduler.quota import Quotas
 from gpuq.settings import span
 from gpuq.states import JobState, NodeState
 from gpuq.units import format_time, plural
-from gpuq.view import ClusterView, Plan, Policy, Reserved
+from gpuq.view import ClusterView, Plan, Policy, Preemption, Reserved
 
 _HOUR = 3_600
 
@@ -39,7 +40,7 @@ class Explainer:
 
     def __init__(self, view: ClusterView, now: Now, policy: Policy) -> None:
         self._view, self._now, self._policy = view, now, policy
-        self._rooms: list[fit.Room] | None = None
+        self._claims: Claims | None = None
         self._lines: dict[Request, _Line] = {}
         self._heads: dict[Request, tuple[Key, Job]] | None = None
         self._order: Order | None = None
@@ -57,16 +58,24 @@ class Explainer:
             return None if first is None else self.reason(first)
         if not job.ready:
             return _not_ready(job, self._now)
+        if job.id in self._settled.jobs:
+            return _made_room(self._view, job)
         if not startable(self._view, job):
             return WaitReason(WaitCode.ARRAY_LIMIT, _array_limit(max_running(self._view, job)))
         if self._quotas is None:
-            self._quotas = Quotas(self._view)
+            self._quotas = Quotas(self._view, self._settled.jobs.values())
         if over := self._quotas.reason(job):
             return over
         line = self._lines.get(job.request) or self._line(job.request)
         if line.head is not None and line.head < self._key(job.lane, job):
             return line.behind
         return line.resources
+
+    @property
+    def _settled(self) -> Claims:
+        if self._claims is None:
+            self._claims = settle(self._view, self._now, self._policy)
+        return self._claims
 
     def _key(self, lane: Lane, job: Job) -> Key:
         if self._order is None:
@@ -90,9 +99,7 @@ class Explainer:
         return WaitReason(WaitCode.RESERVED, f"fits, but room is kept for {kept.job}, {expected(kept, self._now)}")
 
     def _line(self, request: Request) -> _Line:
-        if self._rooms is None:
-            self._rooms = fit.rooms(self._view, self._policy)
-        resources = _resources(self._view, self._rooms, request, self._policy)
+        resources = _resources(self._view, self._settled.rooms, request, self._policy)
         if resources.code is WaitCode.PLACING:
             resources = self._held_back(request) or resources
         if self._heads is None:
@@ -107,11 +114,12 @@ class Explainer:
 
     def _first_of_each(self) -> dict[Request, tuple[Key, Job]]:
         """By request, the first in the plan's order that may start, with its key."""
-        quotas = self._quotas or Quotas(self._view)
+        quotas = self._quotas or Quotas(self._view, self._settled.jobs.values())
         firsts: dict[Request, tuple[Key, Job]] = {}
         for request, lanes in self._view.ready().items():
             for lane, members in lanes:
-                job = next((job for job in members if startable(self._view, job)), None)
+                may = (job for job in members if job.id not in self._settled.jobs and startable(self._view, job))
+                job = next(may, None)
                 if job is None or quotas.starts(job) == 0:
                     continue
                 key = self._key(lane, job)
@@ -147,6 +155,24 @@ def _not_ready(job: Job, now: Now) -> WaitReason | None:
     return None
 
 
+def _made_room(view: ClusterView, job: Job) -> WaitReason:
+    leaving = awaited(view, job)
+    if not leaving:
+        return WaitReason(WaitCode.PLACING, "starts with the next plan")
+    where = ", ".join(rank.node for rank in job.claim)
+    return WaitReason(
+        WaitCode.PREEMPTING, f"room is made for it on {where}: waits for the end of {_first_of(list(leaving))}"
+    )
+
+
+def would_stop(view: ClusterView, preemption: Preemption) -> WaitReason:
+    """What is said of a job for which others would be stopped."""
+    attempts = (view.attempt(uid) for uid in preemption.victims)
+    which = _first_of([attempt.job for attempt in attempts if attempt is not None])
+    where = ", ".join(rank.node for rank in preemption.ranks)
+    return WaitReason(WaitCode.PREEMPTING, f"room would be made for it on {where} by stopping {which}")
+
+
 def _array_limit(limit: int | None) -> str:
     elements = "1 element of the array runs" if limit == 1 else f"{limit} elements of the array run"
     return f"{elements} at once, as its %{limit} allows"
@@ -176,8 +202,8 @@ def _resources(view: ClusterView, known: list[fit.Room], request: Request, polic
     return WaitReason(WaitCode.RESOURCES, _short(usable, fitting, request))
 
 
-def _first_of(nodes: list[str]) -> str:
-    """What is said of each of some nodes, as far as a person wants to read it."""
+def _first_of(nodes: Sequence[str]) -> str:
+    """What is said of each of some nodes, or some jobs, as far as a person wants to read it."""
     return ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
 
 
@@ -258,7 +284,7 @@ class NodeAnswer:
 def by_node(view: ClusterView, job: Job, now: Now, policy: Policy) -> list[NodeAnswer]:
     """For each node by name what the job is short of there and, if it could ever run there, who holds that."""
     answers = []
-    for room in fit.rooms(view, policy):
+    for room in settle(view, now, policy).rooms:
         short = " and ".join(fit.shortfalls(room, job.request))
         could = fit.fits(fit.empty(room, policy), job.request)
         answers.append(NodeAnswer(room.name, short, _holders(view, room.name, now) if short and could else ()))
@@ -274,9 +300,9 @@ def _holders(view: ClusterView, name: NodeName, now: Now) -> tuple[Holder, ...]:
     )
 
 
-def instead(view: ClusterView, request: Request, policy: Policy) -> list[str]:
+def instead(view: ClusterView, request: Request, now: Now, policy: Policy) -> list[str]:
     """What would fit now in place of a request that does not: fewer GPUs, fewer nodes, any type, a share."""
-    open_rooms = [room for room in fit.rooms(view, policy) if not room.closed]
+    open_rooms = [room for room in settle(view, now, policy).rooms if not room.closed]
     each, nodes = request.gpus_per_node, request.nodes
 
     def fits(other: Request) -> bool:

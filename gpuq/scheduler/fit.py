@@ -6,7 +6,7 @@ One check answers both "place it" and "why not": a node fits exactly when `short
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpuq import constraint
 from gpuq.model import Gpu, GpuHealth, Inventory, Node, NodeName, Rank, Request
@@ -54,6 +54,25 @@ class Room:
             for i in freed:
                 del self.shares[i]
         self.gpus = tuple(sorted({*self.gpus, *freed}))
+
+    def grants(self, rank: Rank) -> bool:
+        """Whether exactly this can be granted here now."""
+        share = rank.gpu_share_bytes
+        return (
+            all(i in self.gpus or (share is not None and self.shares.get(i, 0) >= share) for i in rank.gpus)
+            and self.ranks > 0
+            and not self.alone
+            and not (rank.exclusive and self.busy)
+            and self.cpus >= rank.cpus
+            and self.memory_bytes >= rank.memory_bytes
+        )
+
+    def keep(self, rank: Rank) -> None:
+        """Takes out what is free of a grant to come; the rest is held by others still."""
+        self.take(replace(rank, gpus=tuple(i for i in rank.gpus if i in self.gpus or i in self.shares)))
+        if rank.gpu_share_bytes is None:
+            for i in rank.gpus:
+                self.shares.pop(i, None)
 
     def _hold(self, rank: Rank, sign: int) -> None:
         self.cpus -= sign * rank.cpus

@@ -15,7 +15,8 @@ from itertools import islice
 from gpuq.model import Attempt, Job, JobId, NodeName, Now, Request
 from gpuq.scheduler.backfill import UNBOUNDED_SECONDS, Hold, Reservation, holds, reserve, until_when
 from gpuq.scheduler.choose import Chooser
-from gpuq.scheduler.fit import Room, rooms
+from gpuq.scheduler.claim import Claims, awaited, settle
+from gpuq.scheduler.fit import Room
 from gpuq.scheduler.limits import startable
 from gpuq.scheduler.order import by_expectation
 from gpuq.scheduler.quota import Quotas
@@ -36,8 +37,15 @@ class Start:
 
 def starts(view: ClusterView, now: Now, policy: Policy) -> Mapping[JobId, Start]:
     """The first MOST_STARTS of the queue that wait for resources only; of an array its next element's start."""
-    open_rooms = [room for room in rooms(view, policy) if not room.closed and room.ranks > 0]
-    return _Played(view, now, open_rooms).starts if open_rooms else {}
+    claims = settle(view, now, policy)
+    open_rooms = [room for room in claims.rooms if not room.closed and room.ranks > 0]
+    found = _Played(view, now, open_rooms, claims).starts if open_rooms else {}
+    return {**found, **{id: claimed(view, job, now) for id, job in claims.jobs.items()}}
+
+
+def claimed(view: ClusterView, job: Job, now: Now) -> Start:
+    """When a job with a claim starts: when those it waits for have had their grace."""
+    return Start(max((now.wall, *awaited(view, job).values())), True)
 
 
 def held_until(view: ClusterView, now: Now, attempt: Attempt) -> Hold | None:
@@ -49,14 +57,15 @@ def held_until(view: ClusterView, now: Now, attempt: Attempt) -> Hold | None:
     return None if until - now.wall > _NEVER_SECONDS else Hold(until, bounded, attempt.ranks)
 
 
-def _waiting(view: ClusterView, now: Now) -> Iterator[Job]:
+def _waiting(view: ClusterView, now: Now, claims: Claims) -> Iterator[Job]:
     """Those that only wait for room, in the plan's order; an array as often as it may start elements."""
-    key, quotas = by_expectation(view, now), Quotas(view)
+    key, quotas = by_expectation(view, now), Quotas(view, claims.jobs.values())
     found = []
     for lanes in view.ready().values():
         for lane, members in lanes:
             for job in islice(members, MOST_STARTS):
-                found.append((key(lane, job), job.number, job))
+                if job.id not in claims.jobs:
+                    found.append((key(lane, job), job.number, job))
     for _, _, job in heapq.nsmallest(MOST_STARTS, found, key=lambda entry: entry[:2]):
         allowed = startable(view, job)
         within = quotas.starts(job)
@@ -68,12 +77,12 @@ def _waiting(view: ClusterView, now: Now) -> Iterator[Job]:
 class _Played:
     """A queue played forward, from end to end of what holds room."""
 
-    def __init__(self, view: ClusterView, now: Now, open_rooms: list[Room]) -> None:
+    def __init__(self, view: ClusterView, now: Now, open_rooms: list[Room], claims: Claims) -> None:
         self.starts: dict[JobId, Start] = {}
         self._view, self._rooms = view, open_rooms
         self._predicts = view.settings.cluster.predict_run_times
         self._chooser = Chooser(open_rooms, view.demand())
-        self._queue = deque(islice(_waiting(view, now), MOST_STARTS))
+        self._queue = deque(islice(_waiting(view, now, claims), MOST_STARTS))
         self._ends = [(hold.until, number, hold) for number, hold in enumerate(holds(view, now, self._predicts))]
         self._number = len(self._ends)
         self._bounded = True

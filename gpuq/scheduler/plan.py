@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from gpuq import arrays
-from gpuq.model import Job, JobId, Lane, NodeName, Now, Rank, Request
+from gpuq.model import Job, Lane, NodeName, Now, Rank, Request
 from gpuq.scheduler import order
 from gpuq.scheduler.backfill import Hold, Reservation, ends_in_order, fills_until, reserve_in_order
 from gpuq.scheduler.choose import Chooser
-from gpuq.scheduler.fit import Room, empty, fits, rooms
+from gpuq.scheduler.claim import Claims, settle
+from gpuq.scheduler.fit import Room, empty, fits
 from gpuq.scheduler.limits import startable
 from gpuq.scheduler.order import Key, Order
+from gpuq.scheduler.preempt import preemptions
 from gpuq.scheduler.quota import Quotas
 from gpuq.view import ClusterView, Placement, Plan, Policy, Reserved
 
@@ -62,23 +64,28 @@ def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[O
     """Starts for this instant, in order. The same view at the same time gives the same plan."""
     if not view.ready():
         return Plan()
-    open_rooms = [room for room in rooms(view, policy) if not room.closed and room.ranks > 0]
+    claims = settle(view, now, policy)
+    open_rooms = [room for room in claims.rooms if not room.closed and room.ranks > 0]
     if not open_rooms:
-        return Plan()
-    placing = _Pass(view, now, policy, scheme, open_rooms)
+        return Plan(claims.placements, vain=claims.vain)
+    placing = _Pass(view, now, policy, scheme, open_rooms, claims)
     placing.run()
-    return Plan(tuple(placing.placements), placing.reserved)
+    stops = preemptions(view, now, policy, scheme.order, claims, placing.placements)
+    return Plan((*claims.placements, *placing.placements), placing.reserved, stops, claims.vain)
 
 
 class _Pass:
     """A plan in the making."""
 
-    def __init__(self, view: ClusterView, now: Now, policy: Policy, scheme: Scheme, open_rooms: list[Room]) -> None:
+    def __init__(
+        self, view: ClusterView, now: Now, policy: Policy, scheme: Scheme, open_rooms: list[Room], claims: Claims
+    ) -> None:
         self.placements: list[Placement] = []
         self._view, self._now, self._policy, self._scheme = view, now, policy, scheme
         self._rooms, self._chooser = open_rooms, Chooser(open_rooms, view.demand(), scheme.placing)
-        self._started: Counter[JobId] = Counter()  # elements placed, by array
-        self._quotas = Quotas(view)
+        self._claims = claims.jobs  # they have their room, and are not looked at
+        self._started = Counter(job.array_id for job in claims.jobs.values())  # elements placed, by array
+        self._quotas = Quotas(view, claims.jobs.values())
         self._full: set[Request] = set()  # for which no room is left
         self._full_beside: set[Request] = set()  # for which none is left beside what is kept
         self._reservation: Reservation | None = None
@@ -101,9 +108,10 @@ class _Pass:
         for request, lanes in waiting.items():
             found = []
             for lane, jobs in lanes:
-                members = iter(jobs)
-                job = next(members)
-                if self._quotas.starts(job) != 0:  # else it is not the one for whom room is to be kept
+                members = (job for job in jobs if job.id not in self._claims) if self._claims else iter(jobs)
+                job = next(members, None)
+                # Who is over a quota is not the one for whom room is to be kept.
+                if job is not None and self._quotas.starts(job) != 0:
                     found.append((key(lane, job), job.number, job, lane, members))
             if not found:
                 continue

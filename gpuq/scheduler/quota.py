@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gpuq.model import Job
@@ -36,12 +36,12 @@ class _Limit(NamedTuple):
 
 
 class Quotas:
-    """What each user holds against what they may, kept up while a plan is made.
+    """What each user holds against what they may, kept up while a plan is made. starting: who holds room already.
 
     Jobs count from their grant to the end of their attempt; a share of a GPU counts as one.
     """
 
-    def __init__(self, view: ClusterView) -> None:
+    def __init__(self, view: ClusterView, starting: Iterable[Job] = ()) -> None:
         self._settings = view.settings
         self._quotas = {quota.user: quota for quota in view.settings.quotas}
         self._jobs: Counter[tuple[str, str]] = Counter()  # by user and queue
@@ -53,6 +53,8 @@ class Quotas:
                 job = view.job(attempt.job)
                 if job is not None:
                     self.took(job)
+        for job in starting:
+            self.took(job)
 
     def took(self, job: Job) -> None:
         """One start of a job, or of an element."""

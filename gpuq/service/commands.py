@@ -116,11 +116,12 @@ class Uncordon:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Cordon, and let what runs there come to its end."""
+    """Cordon, and let what runs there come to its end; with requeue, stop what may run again elsewhere."""
 
     actor: Actor
     name: NodeName
     text: str = ""
+    requeue: bool = False
 
 
 @dataclass(frozen=True, slots=True)

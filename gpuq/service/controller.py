@@ -18,7 +18,7 @@ from gpuq.errors import Conflict, GpuqError, NoSpace
 from gpuq.model import Job, JobId, NodeName, NodeSample, Now
 from gpuq.protocol import Submission, SyncRequest
 from gpuq.reasons import WaitReason
-from gpuq.scheduler import Explainer, NodeAnswer, Start, by_node, instead, plan
+from gpuq.scheduler import Explainer, NodeAnswer, Start, by_node, instead, plan, would_stop
 from gpuq.service.commands import Actor, Command, Schedule, Silence, Submit, Tick, UserCommand
 from gpuq.service.commit import Commit, Writer
 from gpuq.service.decide import decide
@@ -195,7 +195,7 @@ class Controller:
 
     def instead(self, job: Job) -> list[str]:
         """What would start now in place of what the job asks for."""
-        return instead(self.view, job.request, self.policy)
+        return instead(self.view, job.request, self._clock(), self.policy)
 
     def dry_run(self, actor: Actor, submission: Submission) -> DryRun:
         """What would become of this submission now, from the same checks and plan; raises as a submit would."""
@@ -204,12 +204,15 @@ class Controller:
         number = JobId(str(self.view.next_number))
         job = next(change.job for change in changes if isinstance(change, PutJob) and change.job.id == number)
         with self.view.as_if(job):
-            placements = plan(self.view, now, self.policy).placements
-            placement = next((p for p in placements if p.job == job.id), None)
+            planned = plan(self.view, now, self.policy)
+            placement = next((p for p in planned.placements if p.job == job.id), None)
             if placement is not None:
                 return DryRun(placement, None, Start(now.wall, True), ())
+            preemption = next((p for p in planned.preemptions if p.job == job.id), None)
+            if preemption is not None:
+                return DryRun(None, would_stop(self.view, preemption), None, ())
             explainer = Explainer(self.view, now, self.policy)
-            other = tuple(instead(self.view, job.request, self.policy)) if job.ready else ()
+            other = tuple(instead(self.view, job.request, now, self.policy)) if job.ready else ()
             return DryRun(None, explainer.reason(job), explainer.start(job), other)
 
     # ------------------------------------------------------------ faults of the store

@@ -30,7 +30,7 @@ from gpuq.protocol import RankReport
 from gpuq.service.draft import Draft
 from gpuq.states import FINAL, JobEvent, JobState, NodeState, after, fold
 from gpuq.units import format_duration, format_size
-from gpuq.view import Placement
+from gpuq.view import Placement, Preemption
 
 MAX_TEXT = 2_000  # characters an agent may say of an end: they go into the job, its events and every dashboard
 _PHASES = list(RankPhase)
@@ -59,7 +59,24 @@ def grant(draft: Draft, placement: Placement, uid: AttemptUid) -> None:
     number = job.attempt + 1
     port = lease_port(draft, job, placement.ranks[0].node) if len(placement.ranks) > 1 else None
     draft.put_attempt(Attempt(uid, job.id, number, placement.ranks, draft.now.wall, job.on_lost, port))
-    move(draft, job, JobEvent.GRANT, attempt=number, started_at=None, exit_code=None, signal=None, cause=None)
+    move(draft, job, JobEvent.GRANT, attempt=number, claim=(), started_at=None, exit_code=None, signal=None, cause=None)
+
+
+def preempt(draft: Draft, preemption: Preemption) -> None:
+    """Has others end so that a job can start, for which the room is kept from here on: it is on the job's record."""
+    job = draft.job(preemption.job)
+    if job is None:
+        return
+    if preemption.index is not None:
+        job = make_element(draft, job, preemption.index)
+    job = draft.put_job(replace(job, claim=preemption.ranks))
+    for uid in preemption.victims:
+        attempt = draft.attempt(uid)
+        victim = None if attempt is None else draft.job(attempt.job)
+        if attempt is not None and victim is not None and attempt.live:
+            text = f"for job {job.id} of queue {job.queue}"
+            draft.event("job.preempted", text, job=victim, attempt=attempt.number, user=victim.user)
+            stop(draft, attempt, victim, StopKind.PREEMPT, "gpuq", f"preempted {text}")
 
 
 def lease_port(draft: Draft, job: Job, node: NodeName) -> int:
@@ -354,6 +371,12 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
         return Verdict(JobEvent.CANCEL, canceled)
     if wish is StopKind.REQUEUE:
         return Verdict(JobEvent.REQUEUE, Cause(CauseCode.REQUEUED, "requeued"))
+    told = exit.stopped is StopKind.REQUEUE or exit.reason is EndReason.NEVER_STARTED
+    if attempt.stop is not None and wish is StopKind.DRAIN and told:
+        return Verdict(JobEvent.REQUEUE, Cause(CauseCode.DRAINED, attempt.stop.text))
+    if attempt.stop is not None and wish is StopKind.PREEMPT and told:
+        cause = Cause(CauseCode.PREEMPTED, attempt.stop.text)
+        return _loss(job, cause) if rank.started_at is not None else Verdict(JobEvent.REQUEUE, cause)
     if exit.reason is EndReason.NODE_LOST or exit.stopped is StopKind.FENCE:
         cause = Cause(CauseCode.NODE_LOST, exit.text or f"node {rank.node} was lost")
         return _loss(job, cause) if job.requeue else Verdict(JobEvent.FAIL, cause)
@@ -376,9 +399,13 @@ def _oom_text(rank: Rank, kills: int) -> str:
     return f"memory on {rank.node} was short: the kernel killed {kills} of its processes{had}"
 
 
+# Nobody wanted an end for good: a failure that came first counts as if nobody had asked for anything.
+_NOT_ASKED_FOR = (None, StopKind.VANISHED, StopKind.SIBLING, StopKind.DRAIN, StopKind.PREEMPT)
+
+
 def _own_failure(job: Job, wish: StopKind | None, cause: Cause) -> Verdict:
     """A failure of the job itself: again while --max-retries lasts, unless someone has asked it to end."""
-    if wish in (None, StopKind.VANISHED, StopKind.SIBLING) and job.retries_used < job.max_retries:
+    if wish in _NOT_ASKED_FOR and job.retries_used < job.max_retries:
         return Verdict(JobEvent.REQUEUE, cause, retries=1)
     return Verdict(JobEvent.FAIL, cause)
 

@@ -64,7 +64,7 @@ def new_job(draft: Draft, asked: Submission, actor: Actor) -> Job:
     priority = usual if asked.priority is None else asked.priority
     if priority > usual and not actor.admin:
         raise NotAuthorised(f"only an admin may raise a job's priority above {usual}", "owners may lower it")
-    queue = queues.admit(draft.view.settings, asked.queue, actor, request)
+    queue = queues.admit(draft.view.settings, asked.queue, actor, request, asked.requeue)
     grace = DEFAULT_GRACE_SECONDS if asked.grace_seconds is None else asked.grace_seconds
     if asked.on_lost is OnLost.FENCE and grace > policy.fence_grace:
         raise InvalidRequest(f"a job with --on-lost=fence may have a grace of at most {policy.fence_grace} s")
@@ -285,7 +285,7 @@ def hold(draft: Draft, command: Hold) -> dict[str, Any]:
         if job.held_by:
             return "already", f"job {job.id} is held by {job.held_by} already"
         for member in _with_queued_elements(draft, job):
-            draft.put_job(replace(member, held_by=command.actor.user))
+            draft.put_job(replace(member, held_by=command.actor.user, claim=()))
         draft.event("job.held", f"by {command.actor.user}", job=job, user=job.user)
         return "done", f"job {job.id} is held"
 

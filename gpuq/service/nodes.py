@@ -14,6 +14,7 @@ from gpuq.model import (
     CauseCode,
     EndReason,
     Job,
+    JobId,
     Node,
     NodeName,
     OnLost,
@@ -207,6 +208,10 @@ def as_ordered(attempt: Attempt, job: Job) -> tuple[Attempt, Job] | None:
     return replace(attempt, ranks=ranks), replace(job, state=JobState.ALLOCATED)
 
 
+# What an agent does for these is the same, and agents and supervisors of older versions know no other word.
+_TOLD = {StopKind.DRAIN: StopKind.REQUEUE, StopKind.PREEMPT: StopKind.REQUEUE}
+
+
 def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: frozenset[AttemptUid]) -> Orders:
     """Every order that is not carried out yet, as far as the request shows; repeated until it is."""
     holds = set(request.holds)
@@ -225,7 +230,7 @@ def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: froze
         job = view.job(attempt.job)
         assert job is not None
         if attempt.stop is not None:
-            stop.append(StopOrder(attempt.uid, attempt.stop.kind, job.grace_seconds))
+            stop.append(StopOrder(attempt.uid, _TOLD.get(attempt.stop.kind, attempt.stop.kind), job.grace_seconds))
         elif rank.phase is RankPhase.ORDERED and attempt.uid not in holds and as_ordered(attempt, job):
             run.append((attempt, index))
         elif rank.phase is RankPhase.READY and attempt.may_go:
@@ -322,7 +327,7 @@ def remove(draft: Draft, command: RemoveNode) -> dict[str, Any]:
 
 
 def cordon(draft: Draft, command: Cordon | Drain | Uncordon) -> dict[str, Any]:
-    """Cordon, drain (cordon, and say when the last job has ended), or back to work."""
+    """Cordon, drain (cordon, and say when the last job has ended), or back to work; the ids of jobs that are moved."""
     if not command.actor.admin:
         raise NotAuthorised("only an admin may cordon or drain a node")
     node = draft.node(command.name)
@@ -344,4 +349,16 @@ def cordon(draft: Draft, command: Cordon | Drain | Uncordon) -> dict[str, Any]:
         text = changed.cordon_text or f"by {by}"
         draft.event(f"node.{verb}", text, node=node.name, user=by, address=command.actor.address)
         execution.note_drained(draft, node.name)
-    return {"name": node.name}
+    moved = _move_away(draft, node.name, by) if isinstance(command, Drain) and command.requeue else []
+    return {"name": node.name, "requeued": moved}
+
+
+def _move_away(draft: Draft, name: NodeName, by: str) -> list[JobId]:
+    """Has what may run again end on a node, to be queued again; the others come to their own end."""
+    moved = []
+    for attempt in draft.attempts_on(name):
+        job = draft.job(attempt.job)
+        if job is not None and job.requeue and attempt.stop is None:
+            execution.stop(draft, attempt, job, StopKind.DRAIN, by, f"node {name} was drained by {by}")
+            moved.append(job.id)
+    return moved

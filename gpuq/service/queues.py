@@ -9,7 +9,7 @@ from gpuq.settings import Queue, Settings
 from gpuq.units import format_duration
 
 
-def admit(settings: Settings, asked: str | None, actor: Actor, request: Request) -> Queue:
+def admit(settings: Settings, asked: str | None, actor: Actor, request: Request, requeue: bool) -> Queue:
     """The queue asked for, or the default one; raises InvalidRequest, or NotAuthorised for who is not a member."""
     queue = settings.default_queue if asked is None else settings.queue(asked)
     if queue is None:
@@ -22,6 +22,11 @@ def admit(settings: Settings, asked: str | None, actor: Actor, request: Request)
         raise InvalidRequest(
             f"the job asks for {request.gpus} GPUs, in queue {queue.name} it may have {queue.max_gpus_per_job}",
             "another queue, -p, may allow more",
+        )
+    if queue.preemptible and not requeue:
+        raise InvalidRequest(
+            f"--no-requeue is not possible in queue {queue.name}, whose jobs may be stopped for others and run again",
+            "leave it out, or choose another queue with -p",
         )
     return queue
 

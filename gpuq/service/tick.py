@@ -27,6 +27,13 @@ def tick(draft: Draft) -> None:
 
 
 def schedule(draft: Draft, command: Schedule) -> None:
-    """Grants what the planner places, in its order."""
-    for number, placement in enumerate(plan(draft.view, draft.now, draft.policy).placements):
+    """Grants what the planner places, in its order, and stops whom it preempts."""
+    planned = plan(draft.view, draft.now, draft.policy)
+    for id in planned.vain:
+        job = draft.job(id)
+        if job is not None:
+            draft.put_job(replace(job, claim=()))
+    for number, placement in enumerate(planned.placements):
         execution.grant(draft, placement, AttemptUid(f"{command.seed}{number:04x}"))
+    for preemption in planned.preemptions:
+        execution.preempt(draft, preemption)

@@ -9,7 +9,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from gpuq.errors import InvalidRequest
-from gpuq.model import Array, Cause, Dependency, Job, JobId, OnLost
+from gpuq.model import Array, Cause, Dependency, Job, JobId, OnLost, Rank
 from gpuq.states import FINAL, JobState
 from gpuq.store.columns import (
     ELEMENT_BITS,
@@ -36,7 +36,7 @@ _COLUMNS = (
     "key, array_of, user, submitted_at, "  # `put` never changes these, so it does not touch their indexes
     "state, name, queue, priority, request, queued_at, array, held_by, waits_for, eligible_at, time_limit_seconds, "
     "scheduling_timeout_seconds, grace_seconds, max_retries, retries_used, max_losses, losses_used, requeue, on_lost, "
-    "comment, attempt, started_at, finished_at, exit_code, signal, cause"
+    "comment, claim, attempt, started_at, finished_at, exit_code, signal, cause"
 )
 _NAMES = _COLUMNS.split(", ")
 _FINISHED_AT = _NAMES.index("finished_at")
@@ -81,6 +81,7 @@ def _row(job: Job) -> _Row:
         job.requeue,
         job.on_lost.value,
         plain_text(job.comment),
+        records_text(job.claim) if job.claim else None,
         job.attempt,
         job.started_at,
         job.finished_at,
@@ -93,7 +94,7 @@ def _row(job: Job) -> _Row:
 def _job(row: _Row) -> Job:
     key, _, user, submitted_at, state, name, queue, priority, request, queued_at, array, held_by = row[:12]
     waits_for, eligible_at, time_limit, timeout, grace, max_retries, retries, max_losses, losses, requeue = row[12:22]
-    on_lost, comment, attempt, started_at, finished_at, exit_code, signal, cause = row[22:]
+    on_lost, comment, claim, attempt, started_at, finished_at, exit_code, signal, cause = row[22:]
     return Job(
         id=job_id(key),
         number=key >> ELEMENT_BITS,
@@ -120,6 +121,7 @@ def _job(row: _Row) -> Job:
         requeue=bool(requeue),
         on_lost=OnLost(on_lost),
         comment=comment,
+        claim=records_of(Rank, claim) if claim else (),
         attempt=attempt,
         started_at=started_at,
         finished_at=finished_at,

@@ -55,8 +55,13 @@ def _shares(conn: Connection) -> None:
     )
 
 
+def _claims(conn: Connection) -> None:
+    """3 to 4: the room that others were stopped for, kept for a job."""
+    conn.execute("ALTER TABLE jobs ADD COLUMN claim TEXT")
+
+
 FIRST_SCHEMA = 1
-MIGRATIONS: tuple[Migration, ...] = (_users, _shares)  # the first goes from schema 1 to 2
+MIGRATIONS: tuple[Migration, ...] = (_users, _shares, _claims)  # the first goes from schema 1 to 2
 SCHEMA = FIRST_SCHEMA + len(MIGRATIONS)  # what schema.sql creates
 
 

@@ -1,4 +1,4 @@
--- Schema 3 of the controller's database: what decisions are made from, and what was decided.
+-- Schema 4 of the controller's database: what decisions are made from, and what was decided.
 --
 -- A job is named by one integer, its key: number << 32 | (index + 1), the low half 0 for a job or array as submitted.
 -- So keys ascend in submit order, the elements of an array follow it in one range, and every index ends in submit order.
@@ -41,6 +41,7 @@ CREATE TABLE jobs (
     requeue                    INTEGER NOT NULL CHECK (requeue IN (0, 1)),
     on_lost                    TEXT NOT NULL,
     comment                    TEXT NOT NULL,
+    claim                      TEXT, -- room kept for it, as ranks
     attempt                    INTEGER NOT NULL CHECK (attempt >= 0),
     started_at                 REAL,
     finished_at                REAL,

@@ -324,9 +324,17 @@ def test_cordon_and_the_like_change_a_node(api: FakeApi, gpuq: Gpuq, verb: str) 
     result = gpuq(verb, "n1", *text)
     assert (result.status, result.out.startswith("node n1 gets ")) == (0, True)
     assert "moved" not in result.out + gpuq(verb, "--help").out
-    assert "queued again" not in gpuq(verb, "--help").out
     assert api.calls[-1].body == ({} if verb == "uncordon" else {"text": "fan"})
     assert gpuq(verb, "n2").status == 3
+
+
+def test_a_drain_may_move_what_runs_and_says_what_is_left(api: FakeApi, gpuq: Gpuq) -> None:
+    api.on("POST", "/nodes/n1/drain", NODE)
+    assert "is stopped and queued again, unless" in gpuq("drain", "n1", "--requeue").out
+    assert api.calls[-1].body == {"text": "", "requeue": True}
+    for jobs, said in ((["7", "8"], "2 jobs left, fan"), (["7"], "1 job left, fan"), ([], "empty, fan")):
+        api.on("GET", "/nodes", {"items": [{**NODE, "draining": True, "jobs": jobs}], "next": None})
+        assert gpuq("nodes").out.endswith(f"{said}\n")
 
 
 EVENT = {

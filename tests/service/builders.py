@@ -183,10 +183,10 @@ class Desk:
         self.states[NodeName(name)] = NodeState.UP
         return request
 
-    def word(self, id: str, phase: RankPhase, exit: ExitRecord | None = None, **fields: Any) -> None:
+    def word(self, id: str, phase: RankPhase, exit: ExitRecord | None = None, rank: int = 0, **fields: Any) -> None:
         attempt = self.attempt(id)
-        report = RankReport(attempt.uid, 0, phase, exit=exit, **fields)
-        self.sync(attempt.ranks[0].node, report)
+        report = RankReport(attempt.uid, rank, phase, exit=exit, **fields)
+        self.sync(attempt.ranks[rank].node, report)
 
     def accept(self, id: str) -> None:
         self.word(id, RankPhase.ACCEPTED)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from gpuq.cluster import Cluster
-from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, JobId, OnLost, StopKind
+from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, JobId, OnLost, Rank, StopKind
 from gpuq.scheduler import plan
 from gpuq.states import FINAL, JobState
 from tests.simulation.machines import GPU_BYTES, Process
@@ -21,6 +21,7 @@ def check(world: World) -> None:
     _gangs_begin_whole(world, processes)
     _held_until_gone(world, processes)
     _acknowledged_is_kept(world)
+    _freed_for_one_is_no_others(world)
 
 
 def _one_holder_a_gpu(processes: list[Process]) -> None:  # 1
@@ -88,6 +89,28 @@ def _acknowledged_is_kept(world: World) -> None:  # 2
             raise Broken(f"2: job {id} is unknown to its controller")
 
 
+def _freed_for_one_is_no_others(world: World) -> None:  # 7
+    """GPUs that others were stopped for are free, or held by those, until the one they were freed for has them."""
+    controller = world.host.controller
+    if controller is None:
+        return
+    for job in controller.view.claims():
+        for rank in job.claim:
+            for attempt in controller.view.attempts_on(rank.node):
+                if attempt.stop is None and _takes(attempt, rank):
+                    raise Broken(f"7: GPUs of {rank.node} are kept for {job.id}, and {attempt.job} was given some")
+
+
+def _takes(attempt: Attempt, rank: Rank) -> bool:
+    shared = rank.gpu_share_bytes is not None
+    return any(
+        other.node == rank.node
+        and not set(other.gpus).isdisjoint(rank.gpus)
+        and not (shared and other.gpu_share_bytes is not None)
+        for other in attempt.ranks
+    )
+
+
 def check_slowly(world: World) -> None:
     """Now and then: checks that cost as much as the whole state."""
     controller, writer = world.host.controller, world.host.writer
@@ -121,6 +144,12 @@ def _ends_are_true(world: World) -> None:  # 4
         last[attempt.job] = max(attempt, last.get(attempt.job, attempt), key=lambda a: a.number)
         for number, rank in enumerate(attempt.ranks):
             _is_true(attempt, rank.exit, real.get((attempt.uid, number)))
+        if (
+            attempt.cause is not None
+            and attempt.cause.code is CauseCode.PREEMPTED
+            and not disk.all_jobs[attempt.job].requeue
+        ):
+            raise Broken(f"7: attempt {attempt.uid} was preempted, and may not run again")
     for job in disk.all_jobs.values():
         if (job.id in last and job.state is JobState.SUCCEEDED) or job.exit_code is not None:
             codes = [rank.exit.exit_code if rank.exit else None for rank in last[job.id].ranks]

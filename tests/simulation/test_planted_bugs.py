@@ -12,6 +12,7 @@ from agent.actions import Accept, Action
 from agent.directives import Directives
 from gpuq.changes import PutJob
 from gpuq.model import Attempt, AttemptUid, EndReason, Job, NodeName, OnLost, RankPhase, StopKind
+from gpuq.scheduler import fit
 from gpuq.service import commit, execution, tick
 from gpuq.service.draft import Draft
 from gpuq.states import JobState
@@ -133,6 +134,10 @@ def a_job_blamed_for_what_its_gpu_did(patch: Patch) -> None:
     patch.setattr(Directives, "gpus_failed", blind)
 
 
+def freed_gpus_given_to_whoever_comes(patch: Patch) -> None:
+    patch.setattr(fit.Room, "keep", lambda self, rank: None)
+
+
 PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (gpu_freed_on_the_cancel_request, "46"),
     (a_stale_attempts_report_accepted, "46"),
@@ -144,6 +149,7 @@ PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (a_fenced_job_requeued_before_its_lease_has_run_out, "36"),
     (an_ended_job_forgotten_when_an_earlier_record_of_it_lands, "2"),
     (a_job_blamed_for_what_its_gpu_did, "4"),
+    (freed_gpus_given_to_whoever_comes, "7"),
 ]
 
 

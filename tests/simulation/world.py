@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuq.changes import PutNode
+from gpuq.changes import PutNode, PutSettings
 from gpuq.errors import GpuqError, Unavailable
 from gpuq.model import Dependency, DependencyKind, JobId, Node, NodeName, OnLost
 from gpuq.protocol import Selection, Submission, SyncReply, SyncRequest
-from gpuq.service.commands import Actor, Cancel, Cordon, Hold, Release, Requeue, Submit, Uncordon, UserCommand
+from gpuq.service.commands import Actor, Cancel, Cordon, Drain, Hold, Release, Requeue, Submit, Uncordon, UserCommand
 from gpuq.service.controller import Controller
+from gpuq.settings import ClusterSettings, Queue, Settings
 from gpuq.states import FINAL, JobState
 from gpuq.view import Policy
 from tests.simulation.clock import Clock, Faults, Network
@@ -25,6 +26,11 @@ from tests.simulation.machines import GPUS, Machine, Process
 NODES = 5
 TROUBLE_SECONDS = 600.0  # faults happen until here; afterwards everything must come to an end
 PATIENCE_SECONDS = 4_000.0
+# Some of the work yields to the rest, and soon again.
+SETTINGS = Settings(
+    cluster=ClusterSettings(preempt_again_after=60),
+    queues=(Queue("main", default=True), Queue("spare", priority=-10, preemptible=True)),
+)
 ALICE, ADMIN = Actor("alice", "user"), Actor("root", "admin")
 
 
@@ -61,6 +67,7 @@ class World:
         self.told = Told()
         self.outstanding: set[str] = set()
         self.tried = 0
+        self.host.disk.write(0, (PutSettings(SETTINGS),))
         for number in range(NODES):
             self.host.disk.write(0, (PutNode(Node(NodeName(f"n{number}"))),))
         self.start_controller()
@@ -152,6 +159,7 @@ class World:
             Hold(ALICE, choice),
             Release(ALICE, choice),
             Cordon(ADMIN, node),
+            Drain(ADMIN, node, requeue=True),
             Uncordon(ADMIN, node),
         ]
         command = random.choice(possible)
@@ -162,14 +170,16 @@ class World:
         dependencies: tuple[Dependency, ...] = ()
         if live and random.random() < 0.15:
             dependencies = (Dependency(random.choice(list(DependencyKind)), random.choice(live)),)
+        yields = random.random() < 0.3
         return Submission(
             command=("work",),
             name=name,
+            queue="spare" if yields else None,
             **self._places(),
             array="0-5%3" if random.random() < 0.15 else None,
             on_lost=random.choice([OnLost.KEEP, OnLost.FENCE]),
             max_retries=random.choice([0, 0, 2]),
-            requeue=random.random() < 0.8,
+            requeue=yields or random.random() < 0.75,
             time_limit_seconds=random.choice([None, None, 30]),
             begin_at=self.clock.now().wall + 20 if random.random() < 0.1 else None,
             scheduling_timeout_seconds=300 if random.random() < 0.1 else None,
