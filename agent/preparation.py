@@ -79,6 +79,7 @@ class Preparation:
             "setup": setup_steps(spec),
             "time_limit_seconds": order.job.time_limit_seconds,
             "grace_seconds": order.job.grace_seconds,
+            "pty": spec.pty,
             "waits": len(order.ranks) > 1,
         }
 

@@ -252,6 +252,7 @@ class JobSpec:
     setup: tuple[str, ...] = ()
     venv: str | None = None
     conda_env: str | None = None
+    pty: bool = False  # the command runs on a pseudo-terminal
 
 
 # ---------------------------------------------------------------- attempts
