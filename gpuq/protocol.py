@@ -100,6 +100,7 @@ class Submission:
     requeue: bool = True
     on_lost: OnLost = OnLost.KEEP
     comment: str = ""
+    pty: bool = False  # for `run --pty`, which is then the only one to use it
 
 
 @dataclass(frozen=True, slots=True)

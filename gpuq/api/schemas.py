@@ -122,6 +122,7 @@ class Submission(_Body):
     requeue: bool = Field(True, description="Whether it runs again when its node is lost for good.")
     on_lost: OnLost = OnLost.KEEP
     comment: Text = ""
+    pty: bool = Field(False, description="The command runs on a pseudo-terminal, for a stream of kind terminal.")
 
 
 class Selected(_Body):
