@@ -7,9 +7,13 @@ goes on where the last one was. channel.py has one of them; here is who is there
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
+import struct
+import termios
+from contextlib import suppress
 from typing import Any
 
 from agent.channel import KEPT_SECONDS, Channel
@@ -17,6 +21,7 @@ from agent.program import Account, fork
 from agent.spool import Spool
 
 MAX_CHANNELS = 32  # of one run; each may hold two windows
+_LINGER_SECONDS = 5.0  # for another agent, once the job has ended; what run --pty showed last is in the log as well
 _CONNECT_SECONDS = 0.2  # on the loopback; whoever does not accept by then has a full queue
 _SHELLS = ("/bin/bash", "/bin/sh")  # where $SHELL is not there
 _BUSY_SECONDS = 1.0  # until a terminal is read again whose log waits for its disk
@@ -31,6 +36,7 @@ class Channels:
         self._by_fd: dict[int, Channel] = {}
         self.terminal: Channel | None = None  # the job's own, if it has one
         self._terminal_id = ""  # of the stream that has it, or had
+        self._kept = KEPT_SECONDS  # without a link
 
     @property
     def are_open(self) -> bool:
@@ -81,7 +87,7 @@ class Channels:
         argv = asked["argv"] or [_shell(env)]
         try:
             if asked["pty"]:
-                into, theirs = os.openpty()
+                into, theirs = open_terminal(asked["pty"])
                 out_of, ends = into, (theirs, theirs)
             else:
                 read, into = os.pipe2(os.O_CLOEXEC)
@@ -140,7 +146,7 @@ class Channels:
     def keep_limits(self, now: float) -> None:
         """Gives up those whose client is gone for good, and reads on where the disk had no room."""
         for channel in self._all():
-            if channel.link is None and now - channel.alone_since >= KEPT_SECONDS and not channel.detached:
+            if channel.link is None and now - channel.alone_since >= self._kept and not channel.detached:
                 self._leave(channel)
             elif channel is self.terminal:
                 channel.turn()
@@ -148,7 +154,7 @@ class Channels:
 
     def wait(self, now: float) -> float | None:
         """Seconds until something of this is due; None: nothing is."""
-        times = [c.alone_since + KEPT_SECONDS - now for c in self._all() if c.link is None and not c.detached]
+        times = [c.alone_since + self._kept - now for c in self._all() if c.link is None and not c.detached]
         if self.terminal is not None and self.terminal.is_held_up:
             times.append(_BUSY_SECONDS)
         return max(0.0, min(times)) if times else None
@@ -161,6 +167,7 @@ class Channels:
 
     def finish(self) -> None:
         """Nothing of the job lives any more: all that was written to its terminal goes into its log."""
+        self._kept = _LINGER_SECONDS
         for channel in self._all():
             channel.finish()
             self._settle(channel)
@@ -211,6 +218,14 @@ class Channels:
             self._poll.register(fd, mask)
         elif self._by_fd.pop(fd, None) is not None:
             self._poll.unregister(fd)
+
+
+def open_terminal(size: str) -> tuple[int, int]:
+    """A pseudo-terminal of this size, such as '24x80': our end, and the one to run on. Raises OSError."""
+    ours, theirs = os.openpty()
+    with suppress(ValueError, struct.error, OSError):
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", *map(int, size.split("x")), 0, 0))
+    return ours, theirs
 
 
 def _shell(env: dict[str, str]) -> str:

@@ -26,7 +26,7 @@ import signal
 import time
 from typing import Any
 
-from agent.channels import MAX_CHANNELS, Channels
+from agent.channels import MAX_CHANNELS, Channels, open_terminal
 from agent.process_tree import terminate_tree
 from agent.program import Account, fork, spawn, why_not
 from agent.run_folder import RunFolder
@@ -90,7 +90,7 @@ class Supervisor:
         self.time_limit: float | None = launch["time_limit_seconds"]
         self.grace: float = launch["grace_seconds"]
         self.lease: float | None = launch["lease"]
-        self.pty: bool = launch["pty"]  # whether the job runs on a terminal
+        self.pty: str = launch["pty"]  # the size of the terminal that the job runs on, if it does
         self.waits: bool = launch["waits"]  # with the job, until all ranks of its gang are ready
         self.spool = Spool(threaded=self.lease is not None)
         self.spool.open(folder.fd)
@@ -224,7 +224,7 @@ class Supervisor:
         terminal = theirs = -1
         try:
             if self.pty and self.step == len(self.setup):
-                terminal, theirs = os.openpty()
+                terminal, theirs = open_terminal(self.pty)
             output = self.spool.write_end if theirs < 0 else theirs
             child, receive = fork(argv, self.env, self.cwd, output, self.dump, self.account, theirs)
         except OSError as error:

@@ -171,13 +171,15 @@ def request(line: bytes) -> dict[str, Any]:
 
 def _stream(asked: dict[str, Any]) -> dict[str, Any]:
     id, kind, argv = asked.get("id"), asked.get("kind"), asked.get("argv", [])
-    port, term = asked.get("port", 0), asked.get("term", "")
+    port, term, pty = asked.get("port", 0), asked.get("term", ""), asked.get("pty", "")
     if not (isinstance(id, str) and 0 < len(id) <= MAX_ID and kind in _STREAM_KINDS):
         return {"error": "stream needs an id and a known kind"}
     if not (isinstance(argv, list) and all(isinstance(word, str) and "\0" not in word for word in argv)):
         return {"error": "argv is no list of arguments"}
     if not (isinstance(port, int) and 0 <= port < 65536 and isinstance(term, str) and "\0" not in term):
         return {"error": "port or term cannot be"}
+    if not isinstance(pty, str):
+        return {"error": "pty is no size"}
     return {
         "op": "stream",
         "id": id,
@@ -185,7 +187,7 @@ def _stream(asked: dict[str, Any]) -> dict[str, Any]:
         "argv": argv,
         "port": port,
         "term": term,
-        "pty": bool(asked.get("pty")),
+        "pty": pty,
     }
 
 

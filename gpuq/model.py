@@ -252,7 +252,7 @@ class JobSpec:
     setup: tuple[str, ...] = ()
     venv: str | None = None
     conda_env: str | None = None
-    pty: bool = False  # the command runs on a pseudo-terminal
+    pty: str = ""  # '24x80': the command runs on a pseudo-terminal with so many rows and columns
 
 
 # ---------------------------------------------------------------- attempts

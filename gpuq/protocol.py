@@ -100,7 +100,7 @@ class Submission:
     requeue: bool = True
     on_lost: OnLost = OnLost.KEEP
     comment: str = ""
-    pty: bool = False  # for `run --pty`, which is then the only one to use it
+    pty: str = ""  # rows and columns, such as '24x80', for `run --pty`, which then has it to itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class StreamAim:
     kind: StreamKind
     port: int = 0
     command: tuple[str, ...] = ()
-    pty: bool = False
+    pty: str = ""  # as in a Submission
     term: str = ""  # TERM, where there is a pty
 
 

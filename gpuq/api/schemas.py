@@ -42,12 +42,14 @@ _NAME = r"^[^\s\p{C}](?:[^\p{C}]*[^\s\p{C}])?$"
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _ID = r"^[0-9]{1,18}(?:_[0-9]{1,10})?$"
 _ABSOLUTE = "^/"
+_PTY = r"^(?:[0-9]{1,4}x[0-9]{1,4})?$"
 _TERM = r"^[A-Za-z0-9._+-]*$"
 FORMS = {
     _NAME: "must be printable text without a blank at either end",
     _WORD: "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit",
     _ID: "is not a job id such as 1042 or 1042_7",
     _ABSOLUTE: "must be an absolute path",
+    _PTY: "is not rows and columns such as 24x80",
     _TERM: "is not the name of a terminal",
 }
 
@@ -59,6 +61,7 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
 Wall = Annotated[float, Field(ge=0, le=MAX_WALL, allow_inf_nan=False)]
 Priority = Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)]
+Pty = Annotated[str, StringConstraints(pattern=_PTY)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATH)]
 Nodes = Annotated[tuple[Word, ...], Field(max_length=1000)]
 
@@ -122,7 +125,7 @@ class Submission(_Body):
     requeue: bool = Field(True, description="Whether it runs again when its node is lost for good.")
     on_lost: OnLost = OnLost.KEEP
     comment: Text = ""
-    pty: bool = Field(False, description="The command runs on a pseudo-terminal, for a stream of kind terminal.")
+    pty: Pty = Field("", description="With '24x80' the command runs on such a terminal, for a stream of kind terminal.")
 
 
 class Selected(_Body):
@@ -163,7 +166,7 @@ class NewStream(_Body):
     rank: Annotated[int, Field(ge=0, le=10_000)] = 0
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="With port: of the node's loopback.")
     command: tuple[str, ...] = Field((), max_length=1000, description="With shell: argument list instead of a shell.")
-    pty: bool = Field(False, description="With shell: on a pseudo-terminal.")
+    pty: Pty = Field("", description="With shell: on a pseudo-terminal of so many rows and columns, such as 24x80.")
     term: Annotated[str, StringConstraints(max_length=MAX_NAME, pattern=_TERM)] = Field("", description="Its TERM.")
 
     def aim(self) -> StreamAim:

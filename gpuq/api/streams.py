@@ -23,9 +23,10 @@ from gpuq.errors import Conflict, NotFound
 from gpuq.model import AttemptUid, JobId, NodeName
 from gpuq.protocol import POLL_SECONDS, STREAM_WINDOW, StreamAim, StreamOrder
 from gpuq.service.commands import OpenStream
+from gpuq.service.draft import Draft
 from gpuq.service.live import clock
 from gpuq.service.pipes import Pipe, Stream
-from gpuq.service.streams import check_may
+from gpuq.service.streams import allow, check_may
 
 _MAX_TEXT = 300
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -34,21 +35,26 @@ StreamId = Annotated[str, Path(description="as opened")]
 Offset = Annotated[int, Query(ge=0, lt=1 << 62)]
 
 
-async def open_stream(call: By, id: Id) -> Response:
+async def open_stream(call: By, id: Id, dry_run: bool = False) -> Response:
     """Connect to a running job. The stream has the request id as its own; asked again, it is opened again.
 
-    So it is after the controller was restarted, which remembers what it answered but no stream.
+    So it is after the controller was restarted, which remembers what it answered but no stream. With dry_run, only say
+    whether it may be.
     """
     asked = parse(NewStream, call.body)
     aim, streams = asked.aim(), call.controller.streams
-    check_may(call.actor, require(call, id), aim.kind)
+    job = require(call, id)
+    check_may(call.actor, job, aim.kind)
     known = streams.find(call.request_id)
     if known is None:
         streams.check_room(call.actor.user)
     elif known.user != call.actor.user:
         raise Conflict("there is another stream of this id", "make a new request id")
-    told = streams.is_one_of_many(call.actor.user, JobId(id), asked.rank, aim)
-    reply = await call.execute(OpenStream(call.actor, JobId(id), asked.rank, aim, told))
+    told = streams.is_one_of_many(call.actor.user, job.id, asked.rank, aim)
+    command = OpenStream(call.actor, job.id, asked.rank, aim, told, {job.id: job})
+    if dry_run:
+        return answer(allow(Draft(call.controller.view, clock(), call.controller.policy), command))
+    reply = await call.execute(command)
     if streams.find(call.request_id) is None:
         call.controller.add_stream(_stream(call, aim, reply["job"], reply["uid"], reply["rank"], reply["node"]))
     return answer({"id": call.request_id, **reply}, 201)

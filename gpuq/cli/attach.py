@@ -7,7 +7,7 @@ import os
 import click
 
 from gpuq.cli.connect import connect, connection
-from gpuq.cli.conversation import Conversation, is_terminal
+from gpuq.cli.conversation import Conversation, is_terminal, size
 from gpuq.cli.outcome import OWN_TROUBLE
 from gpuq.cli.params import examples
 from gpuq.cli.selection import one_id
@@ -32,9 +32,9 @@ def attach(job: str, command: tuple[str, ...], rank: int) -> int:
     """
     id, client = one_id(job), connect()
     raw = is_terminal()
-    aim = {"kind": "shell", "rank": rank, "command": list(command), "pty": raw}
+    aim = {"kind": "shell", "rank": rank, "command": list(command)}
     if raw:
-        aim["term"] = os.environ.get("TERM", "")
+        aim |= {"pty": size(), "term": os.environ.get("TERM", "")}
     conversation = Conversation(raw)
     ending = conversation.hold(Stream(client, id, aim, conversation.trouble))
     if ending.said is None:

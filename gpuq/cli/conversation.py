@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import struct
 import sys
 import termios
 import threading
@@ -45,6 +46,12 @@ def is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def size() -> str:
+    """Of this terminal, such as '24x80'."""
+    rows, columns = struct.unpack("2H", _window())
+    return f"{min(rows, 9999)}x{min(columns, 9999)}"
+
+
 class Conversation:
     """One stream and the two standard streams, until the job's end has said its last, or this one leaves.
 
@@ -58,6 +65,7 @@ class Conversation:
         self._said: dict[str, Any] | None = None
         self._failed: GpuqError | BrokenPipeError | None = None
         self._over = False
+        self.shown = False  # whether there was any output
 
     def trouble(self, error: GpuqError | None) -> None:
         text = "connected again" if error is None else f"{error.one_line()}; trying on"
@@ -84,6 +92,7 @@ class Conversation:
         try:
             for kind, payload in stream.received():
                 if kind == DATA:
+                    self.shown = True
                     _write(payload)
                 elif kind == EXIT:
                     self._said = json.loads(payload)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gpuq.cli.connect import connection
-from gpuq.cli.conversation import Conversation, is_terminal
+from gpuq.cli.conversation import Conversation, is_terminal, size
 from gpuq.cli.options import submit_options
 from gpuq.cli.outcome import OWN_TROUBLE, exit_status, reason_text, sentence
 from gpuq.cli.params import examples
@@ -167,7 +167,7 @@ class _Following:
 def _on_terminal(fields: dict[str, Any]) -> dict[str, Any]:
     """The submission with a pseudo-terminal, which has the name of this one. It is never run again unasked."""
     changes = {"TERM": os.environ.get("TERM", ""), **fields.get("changes", {})}
-    return {**fields, "pty": True, "requeue": False, "changes": changes}
+    return {**fields, "pty": size(), "requeue": False, "changes": changes}
 
 
 def _hold_terminal(client: Client, id: str, following: _Following) -> int | None:
@@ -176,10 +176,12 @@ def _hold_terminal(client: Client, id: str, following: _Following) -> int | None
         return None  # it was short: all there is to see is in its log
     conversation = Conversation(raw=True)
     try:
-        stream = Stream(client, id, {"kind": "terminal"}, conversation.trouble)
-    except Conflict:
-        return None  # it has ended since
-    ending = conversation.hold(stream)
+        ending = conversation.hold(Stream(client, id, {"kind": "terminal"}, conversation.trouble))
+    except Conflict as error:
+        if conversation.shown:
+            note(f"{error.one_line()}; gpuq logs {id} has what was not shown")
+            following.was_shown()
+        return None  # else it has ended since: its log is all there is to see
     if ending.said is not None:
         following.was_shown()
         return None

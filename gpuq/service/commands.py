@@ -91,7 +91,10 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class OpenStream:
-    """told: there was an event of this already, as of the first of many connections to a port."""
+    """told: there was an event of this already, as of the first of many connections to a port.
+
+    known: the job, if the view holds it no longer, or not yet.
+    """
 
     actor: Actor
     id: JobId

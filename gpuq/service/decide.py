@@ -61,7 +61,7 @@ def _dispatch(draft: Draft, command: Command) -> dict[str, Any] | None:
         case Update():
             return jobs.update(draft, command)
         case OpenStream():
-            return streams.open(draft, command)
+            return streams.allow(draft, command)
         case EnrolNode():
             return nodes.enrol(draft, command)
         case Cordon() | Drain() | Uncordon():

@@ -12,7 +12,7 @@ from typing import Protocol
 from gpuq import arrays
 from gpuq.cluster import Cluster
 from gpuq.model import AttemptUid, Job, JobId, JobSpec
-from gpuq.service.commands import Cancel, Hold, OpenStream, Release, Requeue, Submit, Update, UserCommand
+from gpuq.service.commands import Cancel, Hold, Release, Requeue, Submit, Update, UserCommand
 from gpuq.service.commit import Commit
 from gpuq.states import FINAL
 
@@ -68,7 +68,7 @@ class Records:
                 return replace(command, ended={id: job.state for id, job in self._ended(ids).items()})
             case Cancel() | Hold() | Release() | Requeue():
                 return replace(command, known=self._ended(command.selection.ids))
-            case Update() | OpenStream():
+            case Update():
                 return replace(command, known=self._ended([command.id]))
             case _:
                 return command

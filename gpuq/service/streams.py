@@ -12,7 +12,7 @@ from gpuq.service.draft import Draft
 from gpuq.states import JobState
 
 
-def open(draft: Draft, command: OpenStream) -> dict[str, Any]:
+def allow(draft: Draft, command: OpenStream) -> dict[str, Any]:
     """Lets a stream to one rank of a running job be opened; the answer says where that is."""
     job = draft.job(command.id) or command.known.get(command.id)
     if job is None:
