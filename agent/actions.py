@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpuq.model import AttemptUid, ExitRecord, StopKind
-from gpuq.protocol import RunOrder
+from gpuq.protocol import RunOrder, StreamOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +84,11 @@ class Pardon:
     fault: int
 
 
-Action = Accept | Stop | Go | Extend | Bar | Sweep | RecordEnd | Drop | Pardon
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Carry this stream to a run that is held here. Repeated until it is; doing it twice changes nothing."""
+
+    order: StreamOrder
+
+
+Action = Accept | Stop | Go | Extend | Bar | Sweep | RecordEnd | Drop | Pardon | Connect

@@ -32,6 +32,7 @@ from agent.faults import Kept
 from agent.gpus import RealGpus, Remembered
 from agent.journal import Journal, JournalLost
 from agent.monitor import GpuSource, Monitor, inventory_hash, read_host_facts
+from agent.relay import Relays, StreamPeer
 from agent.selection import ALL, parse_selection
 from agent.simulated import SimulatedGpus, parse_simulated
 from agent.sync import Exchange
@@ -71,7 +72,7 @@ class AgentSettings:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-class Peer(Protocol):
+class Peer(StreamPeer, Protocol):
     """The controller, as gpuq.client.aio.AgentClient speaks to it."""
 
     async def sync(self, request: SyncRequest) -> SyncReply: ...
@@ -110,6 +111,8 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
         stack.enter_context(_signals(ended))
         peer = connect(settings)
         desk = AgentDesk(state, journal, peer, accounts, cgroups)
+        relays = Relays(peer, desk.executor.reach)
+        desk.connect = relays.connect
         loops: list[asyncio.Task[None]] = []
         try:
             await desk.start(NodeName(settings.name), host.boot_id)
@@ -137,6 +140,7 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await relays.close()
             await desk.close()
             await peer.close()
             (state / "agent.json").unlink(missing_ok=True)

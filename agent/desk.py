@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.accounts import LocalAccounts
-from agent.actions import Accept, Action, Bar, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Connect, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
 from agent.cgroups import NONE, Cgroups
 from agent.directives import Directives
 from agent.executor import Executor
@@ -28,7 +28,7 @@ from agent.standing import Standing
 from agent.tenants import Tenancy
 from gpuq.gpu_use import GpuReceipt
 from gpuq.model import AttemptUid, ExitRecord, Inventory, NodeName, NodeSample, RankPhase
-from gpuq.protocol import RunOrder, SyncReply, SyncRequest
+from gpuq.protocol import RunOrder, StreamOrder, SyncReply, SyncRequest
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class AgentDesk:
         self.look: Callable[[], Awaitable[None]] | None = None  # reads the GPUs now; set by who reads them
         self.receipt: Callable[[AttemptUid], GpuReceipt | None] = lambda uid: None  # likewise
         self.pardon: Callable[[str, int], None] = lambda uuid, fault: None  # set by who reads the GPUs
+        self.connect: Callable[[StreamOrder], None] = lambda order: None  # set by who carries streams
         self._progress: asyncio.TimerHandle | None = None  # until progress is news
         self._closed = False
 
@@ -148,7 +149,7 @@ class AgentDesk:
                 self.logs.ask_again()
                 self._follow_logs()
             self._tell()
-        return not all(isinstance(action, Extend | Stop | Go | Pardon) for action in actions)
+        return not all(isinstance(action, Extend | Stop | Go | Pardon | Connect) for action in actions)
 
     async def _stay_heard(self, reply: SyncReply) -> None:
         known = self._standing.answered(reply, self.directives.incarnation, self.directives.sequence)
@@ -301,6 +302,8 @@ class AgentDesk:
                 self.executor.extend(uid, rank, deadline)
             case Pardon(uuid, fault):
                 self.pardon(uuid, fault)
+            case Connect(order):
+                self.connect(order)
             case Bar(uid, text):
                 logger.warning("run.barred uid=%s text=%s", uid, text)
             case Sweep(uid):

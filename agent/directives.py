@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from agent.actions import Accept, Action, Bar, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Connect, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
 from agent.holding import Entry, Held, Reporter, named
 from agent.runs import RunEvent
 from gpuq.accounts import EVERYONES, Accounts
@@ -191,7 +191,8 @@ class Directives:
                 self._entries[uid].changed()
                 self._entries[uid].described = False
                 self._news = self._urgent = True
-        return actions + [Pardon(pardon.uuid, pardon.fault) for pardon in reply.pardon]
+        actions += [Pardon(pardon.uuid, pardon.fault) for pardon in reply.pardon]
+        return actions + [Connect(order) for order in reply.streams]
 
     def renew(self, incarnation: int) -> None:
         """Speaks as this incarnation from now on, and tells everything again."""

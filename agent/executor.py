@@ -197,6 +197,11 @@ class Executor:
         """Where the rank's log grows; the file exists from when its supervisor has started."""
         return self._directory(uid, rank).log
 
+    def reach(self, uid: AttemptUid, rank: int) -> socket.socket | None:
+        """A connection to the supervisor of a rank, for a stream; None if none is held here, or it does not answer."""
+        run = self._runs.get((uid, rank))
+        return None if run is None else run.directory.connect()
+
     def _directory(self, uid: AttemptUid, rank: int) -> RunDir:
         return RunDir(self._runs_dir / f"{uid}.{rank}")
 

@@ -20,6 +20,8 @@ _CODE = (
     "launcher.py",
     "supervisor.py",
     "supervisor_socket.py",
+    "channels.py",
+    "channel.py",
     "tree_end.py",
     "setup_line.py",
     "shutdown.py",

@@ -82,6 +82,7 @@ class Preparation:
             "time_limit_seconds": order.job.time_limit_seconds,
             "grace_seconds": order.job.grace_seconds,
             "warning": spec.warning and (spec.warning.number, spec.warning.seconds, spec.warning.main_only),
+            "pty": spec.pty,
             "waits": len(order.ranks) > 1,
             "log_cap": order.log_cap_bytes,
             "cgroups": self._cgroups.of_run(directory.path.name, rank.memory_bytes, rank.cpus),

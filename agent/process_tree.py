@@ -75,6 +75,12 @@ def send_signal(pid: int, start: int, number: int) -> None:
             os.close(handle)
 
 
+def hang_up(pid: int, start: int) -> None:
+    """What a terminal that goes away does to the process that leads there."""
+    for number in (signal.SIGHUP, signal.SIGCONT):
+        send_signal(pid, start, number)
+
+
 def descendants(root: int) -> list[int]:
     """Everything below a process, parents first. A process that forks meanwhile may be missed: ask again."""
     if not _are_listed(root):

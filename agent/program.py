@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
+import termios
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -42,21 +44,48 @@ def spawn(argv: list[str], env: dict[str, str], cwd: str, log: int) -> int | str
     return _first_that_starts(argv[0], env, cwd, start)
 
 
+def fork(
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str,
+    output: int,
+    keep: int,
+    enter: Callable[[], None],
+    account: Account | None,
+    stdin: int = -1,
+) -> tuple[int, int]:
+    """A child that is to `become` argv, and what it reports on. Raises OSError."""
+    parent = os.getpid()
+    receive, report = os.pipe2(os.O_CLOEXEC)
+    try:
+        child = os.fork()
+    except OSError:
+        os.close(receive)
+        os.close(report)
+        raise
+    if child == 0:
+        become(argv, env, cwd, output, keep, enter, account, parent, report, stdin)
+    os.close(report)
+    return child, receive
+
+
 def become(
     argv: list[str],
     env: dict[str, str],
     cwd: str,
-    log: int,
+    output: int,
     keep: int,
     enter: Callable[[], None],
     account: Account | None,
     parent: int,
     report: int,
+    stdin: int = -1,
 ) -> NoReturn:
-    """Becomes argv, with stdin closed off, both outputs in log, and no other open file but keep (if not negative).
+    """Becomes argv, with both outputs in output, and no other open file but keep and stdin (if not negative).
 
-    Before anything else enter puts it into its control groups. On failure it writes to report what `why_not` reads,
-    and exits. On success report closes, being close-on-exec.
+    Before anything else enter puts it into its control groups. A terminal as stdin becomes its own; without one stdin
+    is closed off, as it is here. On failure it writes to report what `why_not` reads, and exits. On success report
+    closes, being close-on-exec.
     """
     failure = f"cgroup {errno.EIO}"
     try:
@@ -65,7 +94,7 @@ def become(
         os.setsid()  # so that its `kill 0` cannot reach the supervisor
         if account is not None:
             failure = f"account {errno.EPERM}"
-            os.fchown(log, account[0], -1)  # or `echo failed > /dev/stderr`, which opens the pipe anew, is refused
+            os.fchown(output, account[0], -1)  # or `echo failed > /dev/stderr`, which opens the pipe anew, is refused
             take_account(*account)
             failure = f"exec {errno.EIO}"
         # Here, since a change of account takes it back.
@@ -75,8 +104,12 @@ def become(
         for number in _SIGNALS:
             if signal.getsignal(number) is signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        if stdin >= 0:
+            os.dup2(stdin, 0)
+            if os.isatty(0):
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         if keep >= 0:
             os.set_inheritable(keep, True)
         failure = str(_first_that_starts(argv[0], env, cwd, lambda path: os.execve(path, argv, env)))

@@ -88,6 +88,15 @@ class Spool:
             self._put(data)
         return None
 
+    def put(self, data: bytes) -> None:
+        """Writes what came by another way than the pipe: a job's terminal."""
+        self._put(data)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more had better wait for the disk."""
+        return self._pending >= self._most_pending and not self._write()
+
     def finish(self) -> int:
         """Writes all that there is, when nobody is left who could write more; returns the size of the log on disk."""
         self._most_pending = 1 << 62

@@ -27,8 +27,9 @@ import signal
 import time
 from typing import Any
 
+from agent.channels import MAX_CHANNELS, Channels, open_terminal
 from agent.process_tree import terminate_tree, warn_tree
-from agent.program import Account, become, spawn, why_not
+from agent.program import Account, fork, spawn, why_not
 from agent.run_cgroup import RunCgroup
 from agent.run_folder import RunFolder
 from agent.setup_line import environment_after, setup_command
@@ -92,6 +93,7 @@ class Supervisor:
         self.time_limit: float | None = launch["time_limit_seconds"]
         self.grace: float = launch["grace_seconds"]
         self.lease: float | None = launch["lease"]
+        self.pty: str = launch["pty"]  # the size of the terminal that the job runs on, if it does
         self.waits: bool = launch["waits"]  # with the job, until all ranks of its gang are ready
         self.spool = Spool(threaded=self.lease is not None, cap=launch["log_cap"])
         self.spool.open(folder.fd)
@@ -128,6 +130,7 @@ class Supervisor:
             self.poll.register(fd, select.POLLIN)
         self.first = first
         self.clients = Clients(self.poll, folder.fd, first)
+        self.channels = Channels(self.poll, self.spool, self.cgroup.join)
 
     # ---------------- the loop
 
@@ -154,8 +157,10 @@ class Supervisor:
                 self._take_output()
             elif fd == self.exec_report:
                 self._read_exec_report()
-            else:
+            elif not self.channels.ready(fd, _boottime()):
                 self.clients.ready(fd, self._act)
+                for id, link in self.clients.take_links():
+                    self.channels.join(id, link)
 
     def _timeout(self) -> float | None:
         now = _boottime()
@@ -164,6 +169,8 @@ class Supervisor:
             times.append(LEASE_POLL_SECONDS)
         if (until_end := self.end.wait(now)) is not None:
             times.append(until_end)
+        if (until_look := self.channels.wait(now)) is not None:
+            times.append(until_look)
         return min(times) if times else None
 
     def _keep_limits(self) -> None:
@@ -179,6 +186,7 @@ class Supervisor:
         if self.end.is_due(now):
             self._end_tree(self.grace)
         self.end.kill_if_due(now)
+        self.channels.keep_limits(now)
         if self.read_at is not None and now >= self.read_at:
             self.read_at = None
             self.poll.register(self.spool.read_end, select.POLLIN)
@@ -204,8 +212,8 @@ class Supervisor:
             self._announce()
             return
         if self.step == len(self.setup):
-            at_once = self.lease is None and self.account is None and not self.cgroup.folders
-            self._spawn() if at_once else self._fork(self.argv)
+            plain = self.lease is None and self.account is None and not self.cgroup.folders and not self.pty
+            self._spawn() if plain else self._fork(self.argv)
             return
         label, line = self.setup[self.step]
         self.spool.note(f"setup {self.step + 1}/{len(self.setup)}: {label}")
@@ -228,18 +236,19 @@ class Supervisor:
             self._is_running()
 
     def _fork(self, argv: list[str]) -> None:
-        receive, report = os.pipe2(os.O_CLOEXEC)
+        terminal = theirs = -1
         try:
-            child = os.fork()
+            if self.pty and self.step == len(self.setup):
+                terminal, theirs = open_terminal(self.pty)
+            output = self.spool.write_end if theirs < 0 else theirs
+            enter = self.cgroup.join
+            child, receive = fork(argv, self.env, self.cwd, output, self.dump, enter, self.account, theirs)
         except OSError as error:
-            os.close(receive)
-            os.close(report)
             self._give_up("never_started", f"cannot start a process: {os.strerror(error.errno or 0)}")
             return
-        if child == 0:
-            enter = self.cgroup.join
-            become(argv, self.env, self.cwd, self.spool.write_end, self.dump, enter, self.account, self.pid, report)
-        os.close(report)
+        if terminal >= 0:
+            os.close(theirs)
+            self.channels.take_terminal(terminal, child, _boottime())
         self.child, self.child_name, self.child_since = child, argv[0], _boottime()
         self._leave_traces()
         self.exec_report = receive
@@ -303,6 +312,8 @@ class Supervisor:
                     self._read_exec_report()
                 self.child = 0
                 self._step_ended(status)
+            else:
+                self.channels.ended(pid, status)
 
     def _step_ended(self, status: int) -> None:
         if self.step < len(self.setup):
@@ -332,6 +343,7 @@ class Supervisor:
         if self.done and not self.end.begun:
             self.limit_at = self.warn_at = None
             self.end.settle(_boottime())
+            self.channels.hang_up()
 
     def _ended_for_another_reason(self, status: int) -> None:
         """Where the signal that ended the job was nobody's wish that it end: its time was up, or the machine's."""
@@ -368,9 +380,11 @@ class Supervisor:
             os.kill(self.child, signal.SIGKILL)
         self.stopping = True
         self._announce()
+        self.channels.hang_up()
         terminate_tree(self.pid)
 
     def _finish(self) -> None:
+        self.channels.finish()
         size = self.spool.finish()
         if self.spool.lost:
             lost = f"the disk was full: the last {self.spool.lost} bytes of the log are lost"
@@ -405,10 +419,14 @@ class Supervisor:
             else:
                 saved = self.folder.save(self.exit, self.spool)
                 until = _boottime() + RETRY_SECONDS
+        while self.channels.are_open:  # what was written last is on its way to who is connected
+            self._wait(self.channels.wait(_boottime()))
+            self.channels.keep_limits(_boottime())
 
     def _close(self) -> None:
         """Lets go of all that was of this run."""
         self.clients.close()
+        self.channels.close()
         self.spool.close()
         self.folder.close()
         os.chdir("/")
@@ -439,6 +457,27 @@ class Supervisor:
             self._go()
         elif op == "extend" and self.lease is not None:
             self.lease = max(self.lease, asked["deadline"])  # a late one must not shorten it, none revives an ended one
+        elif op == "stream":
+            return self._stream(asked)
+        elif op == "leave":
+            self.channels.leave(asked["id"])
         elif op == "forget":
             self.forgotten = self.phase == "ended"
         return {"ok": op}
+
+    def _stream(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Opens a stream, or takes it up again."""
+        id, channels = asked["id"], self.channels
+        if (known := channels.known(id)) is not None:
+            return known
+        if self.phase != "running" or self.done:
+            return {"error": "the job does not run any more" if self.done else "the job does not run yet"}
+        if asked["kind"] == "terminal":
+            wrong = channels.open_terminal(id)
+        elif channels.are_full:
+            wrong = f"there are {MAX_CHANNELS} streams to this job, which is the most"
+        elif asked["kind"] == "port":
+            wrong = channels.open_port(id, asked["port"], _boottime())
+        else:
+            wrong = channels.open_shell(id, asked, self.env, self.cwd, self.account, _boottime())
+        return {"error": wrong} if wrong else channels.known(id) or {}

@@ -3,8 +3,10 @@
 It speaks JSON lines. The connection the launcher hands over first carries one line, what to run, and is then like any
 other, watching. Requests are {"v": 1, "op": ...}: `watch` answers with the state now and at each change, `stop` takes
 kind and grace (seconds), `go` starts the job of a rank that is ready, `extend` takes deadline (seconds of
-CLOCK_BOOTTIME), `forget` says that the end is known and
-need not be kept; an unknown op is answered with an error, so older and newer agents can talk to it.
+CLOCK_BOOTTIME), `forget` says that the end is known and need not be kept. `stream` takes id, kind (shell, port or
+terminal) and what these need: after the answer, which says how far either side has the other's bytes, the connection is
+a link of that stream (channel.py); `leave` says that the client of one is gone for good. An unknown op is answered with
+an error, so older and newer agents can talk to it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import Any
 VERSION = 1
 MAX_CLIENTS = 16
 MAX_LINE = 64 << 10  # requests are a few hundred bytes; a client that sends more is dropped
+MAX_ID = 64
+_STREAM_KINDS = ("shell", "port", "terminal")  # protocol.StreamKind
 _STOP_KINDS = ("cancel", "requeue", "time_limit", "fence", "vanished", "gpu_fault", "sibling")  # model.StopKind
 
 
@@ -68,6 +72,7 @@ class Clients:
     def __init__(self, poll: select.poll, folder: int, first: Client) -> None:
         self._poll = poll
         self._connected: dict[int, Client] = {}
+        self._links: list[tuple[str, socket.socket]] = []  # with the id of the stream whose they are now
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
         self._listener.bind(f"/proc/self/fd/{folder}/sock")  # a path in sockaddr_un ends at 108 bytes
@@ -95,6 +100,15 @@ class Clients:
             answer = asked if "error" in asked else act(asked)
             if client.sock.fileno() >= 0 and not client.send({"v": VERSION, **answer}):
                 self._drop(client)
+            elif answer.get("ok") == "stream":
+                self._release(client)
+                self._links.append((asked["id"], client.sock))
+                return
+
+    def take_links(self) -> list[tuple[str, socket.socket]]:
+        """Connections that have become links of streams since this was last asked."""
+        links, self._links = self._links, []
+        return links
 
     def announce(self, state: dict[str, Any]) -> None:
         for client in list(self._connected.values()):
@@ -111,10 +125,15 @@ class Clients:
         self._poll.register(client.sock.fileno(), select.POLLIN)
 
     def _drop(self, client: Client) -> None:
-        fd = client.sock.fileno()
-        if self._connected.pop(fd, None):
-            self._poll.unregister(fd)
+        if self._release(client):
             client.sock.close()
+
+    def _release(self, client: Client) -> bool:
+        fd = client.sock.fileno()
+        if self._connected.pop(fd, None) is None:
+            return False
+        self._poll.unregister(fd)
+        return True
 
     def _accept(self) -> None:
         try:
@@ -143,7 +162,33 @@ def request(line: bytes) -> dict[str, Any]:
     if op == "extend":
         deadline = finite(asked.get("deadline"))
         return {"error": "extend needs deadline"} if deadline is None else {"op": op, "deadline": deadline}
+    if op == "stream":
+        return _stream(asked)
+    if op == "leave":
+        return {"op": op, "id": str(asked.get("id"))}
     return {"op": op} if op in ("watch", "go", "forget") else {"error": "unknown request"}
+
+
+def _stream(asked: dict[str, Any]) -> dict[str, Any]:
+    id, kind, argv = asked.get("id"), asked.get("kind"), asked.get("argv", [])
+    port, term, pty = asked.get("port", 0), asked.get("term", ""), asked.get("pty", "")
+    if not (isinstance(id, str) and 0 < len(id) <= MAX_ID and kind in _STREAM_KINDS):
+        return {"error": "stream needs an id and a known kind"}
+    if not (isinstance(argv, list) and all(isinstance(word, str) and "\0" not in word for word in argv)):
+        return {"error": "argv is no list of arguments"}
+    if not (isinstance(port, int) and 0 <= port < 65536 and isinstance(term, str) and "\0" not in term):
+        return {"error": "port or term cannot be"}
+    if not isinstance(pty, str):
+        return {"error": "pty is no size"}
+    return {
+        "op": "stream",
+        "id": id,
+        "kind": kind,
+        "argv": argv,
+        "port": port,
+        "term": term,
+        "pty": pty,
+    }
 
 
 def finite(value: object) -> float | None:

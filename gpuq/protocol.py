@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from gpuq.model import (
     AttemptUid,
@@ -38,6 +39,8 @@ from gpuq.wire import POLL_SECONDS as POLL_SECONDS
 from gpuq.wire import PROTOCOL as PROTOCOL
 from gpuq.wire import PROTOCOL_HEADER as PROTOCOL_HEADER
 from gpuq.wire import REQUEST_ID_HEADER as REQUEST_ID_HEADER
+from gpuq.wire import RESUME_SECONDS as RESUME_SECONDS
+from gpuq.wire import STREAM_WINDOW as STREAM_WINDOW
 from gpuq.wire import TLS_NAME as TLS_NAME
 
 MAX_BODY_BYTES = 4 << 20  # a submit: kernel limits leave 2 MiB for arguments and environment together
@@ -53,6 +56,7 @@ MAX_GPUS = 1024  # of one node; also above every index
 MAX_SYNC_BYTES = 8 << 20
 MAX_LOG_POST_BYTES = 4 << 20
 MAX_PAGE = 10_000  # items of one page of a list
+MAX_STREAM_COMMAND_BYTES = 8 << 10  # of a shell: with it, an order fits a line of the supervisor's socket
 MAX_AHEAD_SECONDS = 86_400  # how far a node's clock may be ahead of the controller's: incarnations are taken from it
 
 
@@ -100,6 +104,7 @@ class Submission:
     requeue: bool = True
     on_lost: OnLost = OnLost.KEEP
     comment: str = ""
+    pty: str = ""  # rows and columns, such as '24x80', for `run --pty`, which then has it to itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,33 @@ class GpuPardon:
     fault: int
 
 
+class StreamKind(str, Enum):
+    SHELL = "shell"  # a process of its own, beside the job
+    PORT = "port"  # of the node's loopback, where the job listens
+    TERMINAL = "terminal"  # the job's own, of `run --pty`
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAim:
+    """What a stream leads to. port is for PORT; the rest is for SHELL: without a command, the account's shell."""
+
+    kind: StreamKind
+    port: int = 0
+    command: tuple[str, ...] = ()
+    pty: str = ""  # as in a Submission
+    term: str = ""  # TERM, where there is a pty
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOrder:
+    """Open this stream to a rank that runs here, or take it up again. Repeated until the agent asks for its bytes."""
+
+    id: str
+    uid: AttemptUid
+    rank: int
+    aim: StreamAim
+
+
 @dataclass(frozen=True, slots=True)
 class SyncReply:
     """Orders as of one durable change number.
@@ -205,6 +237,7 @@ class SyncReply:
     known_incarnation: int = 0
     pardon: tuple[GpuPardon, ...] = ()
     go: tuple[AttemptUid, ...] = ()  # all ranks of the gang are ready: start the job
+    streams: tuple[StreamOrder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,4 +31,5 @@ class JobSpec:
     setup: tuple[str, ...] = ()
     venv: str | None = None
     conda_env: str | None = None
+    pty: str = ""  # '24x80': the command runs on a pseudo-terminal with so many rows and columns
     warning: WarningSignal | None = None

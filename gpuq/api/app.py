@@ -27,6 +27,7 @@ from gpuq.api import (
     settings,
     snapshot,
     stream,
+    streams,
     tokens,
     users,
 )
@@ -40,6 +41,7 @@ from gpuq.api.schemas import (
     Leaving,
     NewNode,
     NewSettings,
+    NewStream,
     NewToken,
     NewUser,
     Nothing,
@@ -51,7 +53,7 @@ from gpuq.api.schemas import (
     Why,
 )
 from gpuq.errors import GpuqError
-from gpuq.protocol import API_PREFIX, MAX_LOG_POST_BYTES, MAX_SYNC_BYTES
+from gpuq.protocol import API_PREFIX, MAX_LOG_POST_BYTES, MAX_SYNC_BYTES, STREAM_WINDOW
 from gpuq.version import VERSION
 
 _LOGS = MAX_LOG_POST_BYTES + agents.LOG_HEADER_BYTES
@@ -79,6 +81,11 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/jobs/release", "user", jobs.release, mutates=True, body=Selected),
     Route("POST", "/jobs/requeue", "user", jobs.requeue, mutates=True, body=Selected),
     Route("PATCH", "/jobs/{id}", "user", jobs.update, mutates=True, body=JobChanges),
+    # streams to running jobs
+    Route("POST", "/jobs/{id}/streams", "user", streams.open_stream, mutates=True, body=NewStream, status=201),
+    Route("GET", "/streams/{id}", "user", streams.from_job),
+    Route("POST", "/streams/{id}", "user", streams.to_job, max_body=STREAM_WINDOW),
+    Route("DELETE", "/streams/{id}", "user", streams.leave),
     # nodes
     Route("GET", "/nodes", "viewer", nodes.list_nodes),
     Route("GET", "/nodes/{name}", "viewer", nodes.one_node),
@@ -109,6 +116,9 @@ ROUTES: tuple[Route, ...] = (
     # agents
     Route("POST", "/agent/sync", "node", agents.sync, max_body=MAX_SYNC_BYTES),
     Route("POST", "/agent/logs", "node", agents.logs, max_body=_LOGS),
+    Route("GET", "/agent/streams/{id}", "node", streams.from_client),
+    Route("POST", "/agent/streams/{id}", "node", streams.to_client, max_body=STREAM_WINDOW),
+    Route("DELETE", "/agent/streams/{id}", "node", streams.fail),
 )
 
 

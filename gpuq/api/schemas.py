@@ -23,7 +23,10 @@ from gpuq.protocol import (
     MAX_ENVIRONMENT_BYTES,
     MAX_GPUS,
     MAX_NAME,
+    MAX_STREAM_COMMAND_BYTES,
     Selection,
+    StreamAim,
+    StreamKind,
 )
 from gpuq.states import JobState
 from gpuq.units import MAX_SECONDS, MAX_WARNING_SECONDS, WARNING_SECONDS
@@ -40,11 +43,15 @@ _NAME = r"^[^\s\p{C}](?:[^\p{C}]*[^\s\p{C}])?$"
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _ID = r"^[0-9]{1,18}(?:_[0-9]{1,10})?$"
 _ABSOLUTE = "^/"
+_PTY = r"^(?:[0-9]{1,4}x[0-9]{1,4})?$"
+_TERM = r"^[A-Za-z0-9._+-]*$"
 FORMS = {
     _NAME: "must be printable text without a blank at either end",
     _WORD: "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit",
     _ID: "is not a job id such as 1042 or 1042_7",
     _ABSOLUTE: "must be an absolute path",
+    _PTY: "is not rows and columns such as 24x80",
+    _TERM: "is not the name of a terminal",
 }
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_NAME)]
@@ -55,6 +62,7 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
 Wall = Annotated[float, Field(ge=0, le=MAX_WALL, allow_inf_nan=False)]
 Priority = Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)]
+Pty = Annotated[str, StringConstraints(pattern=_PTY)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATH)]
 Nodes = Annotated[tuple[Word, ...], Field(max_length=1000)]
 
@@ -128,6 +136,7 @@ class Submission(_Body):
     requeue: bool = Field(True, description="Whether it runs again when its node is lost for good.")
     on_lost: OnLost = OnLost.KEEP
     comment: Text = ""
+    pty: Pty = Field("", description="With '24x80' the command runs on such a terminal, for a stream of kind terminal.")
 
 
 class Selected(_Body):
@@ -157,6 +166,29 @@ class JobChanges(_Body):
     comment: Text | None = None
     begin_at: Wall | None = None
     max_retries: Annotated[int, Field(ge=0, le=1000)] | None = None
+
+
+class NewStream(_Body):
+    """What of a running job to connect to."""
+
+    kind: StreamKind = Field(
+        description="shell: a process in the job's environment; port: where the job listens; terminal: of run --pty."
+    )
+    rank: Annotated[int, Field(ge=0, le=10_000)] = 0
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="With port: of the node's loopback.")
+    command: tuple[str, ...] = Field((), max_length=1000, description="With shell: argument list instead of a shell.")
+    pty: Pty = Field("", description="With shell: on a pseudo-terminal of so many rows and columns, such as 24x80.")
+    term: Annotated[str, StringConstraints(max_length=MAX_NAME, pattern=_TERM)] = Field("", description="Its TERM.")
+
+    def aim(self) -> StreamAim:
+        """Raises InvalidRequest where kind and the rest do not go together."""
+        if (self.port is not None) != (self.kind is StreamKind.PORT):
+            raise InvalidRequest("port: is for kind port, and needed there")
+        if self.kind is not StreamKind.SHELL and (self.command or self.pty):
+            raise InvalidRequest("command and pty are for kind shell")
+        if sum(map(_size, self.command)) > MAX_STREAM_COMMAND_BYTES:
+            raise InvalidRequest(f"command: it is longer than {MAX_STREAM_COMMAND_BYTES:,} bytes")
+        return StreamAim(self.kind, self.port or 0, self.command, self.pty, self.term)
 
 
 class NewNode(_Body):

@@ -39,6 +39,8 @@ GROUPS: tuple[dict[str, Verb], ...] = (
         "queue": Verb("gpuq.cli.queue:queue", "List waiting and running jobs (also: ls)"),
         "show": Verb("gpuq.cli.show:show", "Everything about a job"),
         "logs": Verb("gpuq.cli.logs:logs", "Print or follow a job's output"),
+        "attach": Verb("gpuq.cli.attach:attach", "Open a shell beside a running job", gives_job_status=True),
+        "forward": Verb("gpuq.cli.forward:forward", "Bring a port of a running job to this machine"),
         "wait": Verb("gpuq.cli.wait:wait", "Wait until jobs have ended", gives_job_status=True),
         "why": Verb("gpuq.cli.why:why", "Why a job is waiting, node by node"),
         "history": Verb("gpuq.cli.history:history", "List jobs that have ended"),
@@ -74,7 +76,7 @@ GROUPS: tuple[dict[str, Verb], ...] = (
 )
 VERBS = {name: verb for group in GROUPS for name, verb in group.items()}
 ALIASES = {"ls": "queue"}
-PLANNED = frozenset({"attach", "doctor", "forward"})
+PLANNED = frozenset({"doctor"})
 # What the same is called elsewhere. Spelling alone would answer 'delete' with 'release' and 'ps' with 'gpus'.
 OTHER_NAMES = {
     **dict.fromkeys(("sbatch", "enqueue", "add"), "submit"),

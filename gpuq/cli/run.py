@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
 from gpuq.cli.connect import connection
+from gpuq.cli.conversation import Conversation, is_terminal, size
 from gpuq.cli.options import submit_options
 from gpuq.cli.outcome import OWN_TROUBLE, exit_status, reason_text, sentence
 from gpuq.cli.params import examples
@@ -16,8 +18,9 @@ from gpuq.cli.submit import ready
 from gpuq.cli.terminal import log_writer, note
 from gpuq.client.follow import follow_log, watch_job
 from gpuq.client.http import Client
-from gpuq.errors import GpuqError, Unavailable
-from gpuq.states import FINAL
+from gpuq.client.stream import Stream
+from gpuq.errors import Conflict, GpuqError, InvalidRequest, Unavailable
+from gpuq.states import FINAL, JobState
 
 INTERRUPTED = 130  # 128 + SIGINT: what a shell shows for a command that Ctrl-C ended
 _FINAL = {state.value for state in FINAL}
@@ -30,6 +33,7 @@ _FINAL = {state.value for state in FINAL}
     context_settings={"allow_interspersed_args": False},
 )
 @submit_options
+@click.option("--pty", is_flag=True, help="On a terminal, which is this one: for a shell, a debugger, an editor.")
 @connection
 @click.pass_context
 def run(ctx: click.Context, /, **_options: Any) -> int:
@@ -37,20 +41,28 @@ def run(ctx: click.Context, /, **_options: Any) -> int:
 
     Ctrl-C cancels the job; a second one leaves without waiting for its end. When the terminal hangs up, the job goes
     on. Trouble of gpuq's own is status 125.
+
+    With --pty, Ctrl-C and all other keys are the job's, and it loses its terminal with this one, as it would here.
+    Enter ~ . leaves, Enter ~ ? says more.
     """
+    if ctx.params.get("pty") and not is_terminal():
+        raise InvalidRequest("--pty needs a terminal as input and output", "leave it out")
     if ctx.params.get("array"):
         raise click.UsageError("run follows one job, and an array is many: use gpuq submit --wait", ctx)
     client, prepared = ready(ctx)
     if prepared.options.get("array"):
         raise click.UsageError("the script asks for an array, and run follows one job: use gpuq submit --wait", ctx)
+    pty = bool(prepared.options.get("pty"))
     try:
-        id = client.post("/jobs", prepared.fields)["id"]
+        id = client.post("/jobs", _on_terminal(prepared.fields) if pty else prepared.fields)["id"]
     except KeyboardInterrupt:
         note("interrupted while submitting; gpuq queue --me shows whether the job got in")
         return INTERRUPTED
     note(f"submitted job {id}")
     following = _Following(client, id)
     try:
+        if pty and (status := _hold_terminal(client, id, following)) is not None:
+            return status
         return _finish(following.to_the_end())
     except KeyboardInterrupt:
         return _cancel(client, id, following)
@@ -95,7 +107,7 @@ class _Following:
         self._said: str | None = None  # why it waits, as it was last told
 
     def to_the_end(self) -> dict[str, Any]:
-        """Prints everything every attempt writes, and gives the final job."""
+        """Prints everything every attempt writes that was not shown yet, and gives the final job."""
         while True:
             if not self._ended:
                 self._print_log()
@@ -105,6 +117,20 @@ class _Following:
             if self._attempt:
                 note(f"attempt {job['attempt']} of job {self._id} begins")
             self._attempt, self._offset, self._ended = job["attempt"], 0, False
+
+    def running(self) -> bool:
+        """Waits until the job runs, saying why it does not yet; False if it has ended instead."""
+        for job in watch_job(self._client, self._id, self._reconnecting):
+            if job["state"] in _FINAL:
+                return False
+            if job["state"] == JobState.RUNNING.value:
+                return True
+            self._say_why(job)
+        raise AssertionError("a watch ends only with its reader")
+
+    def was_shown(self) -> None:
+        """What the first attempt wrote need not be printed again."""
+        self._attempt = 1
 
     def _print_log(self) -> None:
         log = follow_log(
@@ -120,13 +146,44 @@ class _Following:
         for job in watch_job(self._client, self._id, self._reconnecting):
             if job["attempt"] > self._attempt or job["state"] in _FINAL:
                 return job
-            reason = job["reason"]
-            # A back-off counts down: its text is another each time, and says nothing new.
-            said = reason and (reason["code"] if reason["code"] == "backoff" else reason["text"])
-            if reason and said != self._said:
-                note(f"job {self._id} is {job['state']}: {reason_text(reason)}")
-            self._said = said
+            self._say_why(job)
         raise AssertionError("a watch ends only with its reader")
+
+    def _say_why(self, job: dict[str, Any]) -> None:
+        reason = job["reason"]
+        # A back-off counts down: its text is another each time, and says nothing new.
+        said = reason and (reason["code"] if reason["code"] == "backoff" else reason["text"])
+        if reason and said != self._said:
+            note(f"job {self._id} is {job['state']}: {reason_text(reason)}")
+        self._said = said
 
     def _reconnecting(self, error: Unavailable) -> None:
         note(f"{error.one_line()}; trying on, the job is not affected")
+
+
+# ---------------------------------------------------------------- on a terminal
+
+
+def _on_terminal(fields: dict[str, Any]) -> dict[str, Any]:
+    """The submission with a pseudo-terminal, which has the name of this one. It is never run again unasked."""
+    changes = {"TERM": os.environ.get("TERM", ""), **fields.get("changes", {})}
+    return {**fields, "pty": size(), "requeue": False, "changes": changes}
+
+
+def _hold_terminal(client: Client, id: str, following: _Following) -> int | None:
+    """Joins this terminal and the job's until either goes away; the exit status, or None for the job's own."""
+    if not following.running():
+        return None  # it was short: all there is to see is in its log
+    conversation = Conversation(raw=True)
+    try:
+        ending = conversation.hold(Stream(client, id, {"kind": "terminal"}, conversation.trouble))
+    except Conflict as error:
+        if conversation.shown:
+            note(f"{error.one_line()}; gpuq logs {id} has what was not shown")
+            following.was_shown()
+        return None  # else it has ended since: its log is all there is to see
+    if ending.said is not None:
+        following.was_shown()
+        return None
+    note(f"left; job {id} has lost its terminal: gpuq show {id} says whether it goes on")
+    return ending.status

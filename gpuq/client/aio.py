@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from typing import TypeVar
 
+from gpuq.client.http import target_of
 from gpuq.client.transport import Transport
 from gpuq.codec import decode, encode
 from gpuq.errors import GpuqError, Unavailable
 from gpuq.protocol import LogReply, LogShipment, SyncReply, SyncRequest
-from gpuq.wire import API_PREFIX
+from gpuq.wire import API_PREFIX, STREAM_PIECE
 
 T = TypeVar("T")
 
 ANSWER_SECONDS = 20.0  # beyond what a sync asks the controller to wait; later, the agent had better ask afresh
+STREAM_ANSWER_SECONDS = 5.0  # somebody sits before it: a lost network is to be noticed
+KEPT_FOR_STREAMS = 64
 KEPT_CONNECTIONS = 3  # a held poll, a sync with news beside it, a log shipment
 
 
@@ -26,6 +29,7 @@ class AgentClient:
 
     def __init__(self, url: str, token: str, ca_pem: str) -> None:
         self._transport = Transport(url, token, ca_pem, KEPT_CONNECTIONS)
+        self._streams = Transport(url, token, ca_pem, KEPT_FOR_STREAMS)
 
     async def sync(self, request: SyncRequest) -> SyncReply:
         content = json.dumps(encode(request), separators=(",", ":")).encode()
@@ -37,8 +41,32 @@ class AgentClient:
         content = b"".join((header, b"\n", body))
         return await self._post(LogReply, "logs", ANSWER_SECONDS, content, "application/octet-stream")
 
+    # Streams have connections of their own: two each, and none of the above is to wait for one.
+
+    async def read_stream(self, id: str, offset: int, wait_seconds: float) -> bytes:
+        """The client's bytes from offset on, after up to wait_seconds if there are none."""
+        target = target_of(f"/agent/streams/{id}", {"offset": offset, "limit": STREAM_PIECE, "wait": int(wait_seconds)})
+        return await self._streams.octets(target, wait_seconds + STREAM_ANSWER_SECONDS)
+
+    async def write_stream(
+        self, id: str, offset: int, acked: int, piece: bytes, wait_seconds: float
+    ) -> tuple[int | None, int | None]:
+        """Brings the job's bytes; gives how far the controller has taken them, and how many the client has.
+
+        None: it does not know yet. acked is how many that are as far as is known here.
+        """
+        target = target_of(f"/agent/streams/{id}", {"offset": offset, "acked": acked, "wait": int(wait_seconds)})
+        said = await self._streams.ask("POST", target, wait_seconds + STREAM_ANSWER_SECONDS, piece)
+        return said["taken"], said["acked"]
+
+    async def fail_stream(self, id: str, text: str) -> None:
+        """Ends a stream that cannot be; text says why, to its user."""
+        target = target_of(f"/agent/streams/{id}", {"text": text})
+        await self._streams.ask("DELETE", target, STREAM_ANSWER_SECONDS)
+
     async def close(self) -> None:
         await self._transport.close()
+        await self._streams.close()
 
     async def _post(self, cls: type[T], route: str, timeout: float, content: bytes, kind: str) -> T:
         target = f"{API_PREFIX}/agent/{route}"

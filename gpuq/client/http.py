@@ -70,6 +70,20 @@ class Client:
         """The answer to a GET, as bytes. patience: seconds to repeat it if the controller goes away under it."""
         return self._persist("GET", path, params, self._headers, None, timeout, patience)
 
+    def another(self) -> Client:
+        """For use by another thread: the same controller and user, a connection of its own."""
+        client = Client.__new__(Client)
+        client._address, client._context, client._headers = self._address, self._context, self._headers
+        client._connection = None
+        return client
+
+    def once(self, method: str, path: str, params: Params | None, content: bytes | None, timeout: float) -> Answer:
+        """One request with bytes for a body, which is not repeated; raises Unavailable if its answer was lost.
+
+        For what may come twice as it is: a request without an id of its own.
+        """
+        return self._persist(method, path, params, self._headers, content, timeout, patience=0.0)
+
     def post(self, path: str, body: object = None, params: Params | None = None, request_id: str | None = None) -> Any:
         return self._mutate("POST", path, body, params, request_id)
 

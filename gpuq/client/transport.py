@@ -53,6 +53,20 @@ class Transport:
         Raises Unreachable when the controller was not reached, Unavailable when the answer was lost or is unusable,
         and otherwise the error that the controller's answer stands for.
         """
+        answer = await self._send(method, target, timeout, content, headers)
+        body = _checked(answer)
+        return answer.text if answer.headers.get("content-type", "").startswith("text/plain") else body
+
+    async def octets(self, target: str, timeout: float) -> bytes:
+        """What a GET answers, as bytes; raises as `ask` does."""
+        answer = await self._send("GET", target, timeout, b"", None)
+        if answer.status_code >= 400:
+            _checked(answer)
+        return answer.content
+
+    async def _send(
+        self, method: str, target: str, timeout: float, content: bytes, headers: Mapping[str, str] | None
+    ) -> httpx.Response:
         timeouts = httpx.Timeout(timeout, connect=CONNECT_SECONDS)
         request = httpx.Request(
             method,
@@ -68,15 +82,18 @@ class Transport:
             raise Unreachable(f"cannot reach the controller at {self.url}: {str(error) or 'no answer'}") from error
         except httpx.RequestError as error:
             raise Unavailable(f"lost the controller at {self.url}: {str(error) or type(error).__name__}") from error
-        if answer.status_code < 400 and answer.headers.get("content-type", "").startswith("text/plain"):
-            return answer.text
-        try:
-            body = answer.json()
-        except ValueError:
-            body = None
-        if answer.status_code >= 400:
-            raise from_json(answer.status_code, body)
-        return body
+        return answer
 
     async def close(self) -> None:
         await self._http.aclose()
+
+
+def _checked(answer: httpx.Response) -> Any:
+    """The JSON of an answer, None if it is none; raises the error that it stands for."""
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if answer.status_code >= 400:
+        raise from_json(answer.status_code, body)
+    return body

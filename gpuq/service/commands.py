@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from gpuq.changes import PutToken
 from gpuq.model import AttemptUid, Job, JobId, NodeName
-from gpuq.protocol import Selection, Submission, SyncRequest
+from gpuq.protocol import Selection, StreamAim, Submission, SyncRequest
 from gpuq.settings import Settings
 from gpuq.states import JobState
 
@@ -87,6 +87,21 @@ class Update:
     comment: str | None = None
     begin_at: float | None = None
     max_retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """told: there was an event of this already, as of the first of many connections to a port.
+
+    known: the job, if the view holds it no longer, or not yet.
+    """
+
+    actor: Actor
+    id: JobId
+    rank: int
+    aim: StreamAim
+    told: bool = False
+    known: Mapping[JobId, Job] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +248,7 @@ UserCommand = (
     | Release
     | Requeue
     | Update
+    | OpenStream
     | EnrolNode
     | Cordon
     | Uncordon

@@ -24,6 +24,7 @@ from gpuq.service.commit import Commit, Writer
 from gpuq.service.decide import decide
 from gpuq.service.exchange import Exchange, Life, SyncAnswer
 from gpuq.service.liveness import Liveness
+from gpuq.service.pipes import Stream, Streams
 from gpuq.service.records import Lookup, Records
 from gpuq.view import Placement, Policy
 
@@ -65,8 +66,9 @@ class Controller:
         self._given = policy
         self.policy = policy.under(snapshot.settings)
         self._load, self._clock, self._seed, self._soon = load, clock, seed, soon
+        self.streams = Streams()
         self._liveness = Liveness(self.policy, clock().monotonic)
-        self._life = Life(self._liveness)
+        self._life = Life(self._liveness, streams=self.streams)
         self.commit = Commit(self._cluster_of(snapshot), writer, snapshot.last_seq)
         self._records = Records(self.commit, lookup)
         self._exchange = Exchange(
@@ -108,6 +110,11 @@ class Controller:
         kept = json.dumps({**decision.reply, _ASKED: asked} if asked else decision.reply)
         reply = PutReply(key, command.actor.user, now.wall, kept)
         self._answer_at(self._apply((*decision.changes, reply)), answer, decision.reply)
+
+    def add_stream(self, stream: Stream) -> None:
+        """A stream that may be opened: its node is told at once."""
+        self.streams.add(stream)
+        self._follow_up()
 
     def ended_job(self, id: JobId) -> Job | None:
         """A job that has ended, durable or not; None if there is none, or it lives."""
@@ -154,6 +161,7 @@ class Controller:
     def tick(self) -> None:
         """Due every second: silences, begin times and time-outs, and polls whose time is up."""
         now = self._clock()
+        self.streams.expire(now.monotonic)
         if self._life.paused is not None:
             self._liveness.pause(now.monotonic)
             return
@@ -173,8 +181,9 @@ class Controller:
         self._exchange.sync(name, request, answer)
 
     def release_all(self) -> None:
-        """Answers every held poll, and holds no other, for a controller that is about to stop."""
+        """Answers whatever is held, and holds nothing more, for a controller that is about to stop."""
         self._exchange.release_all()
+        self.streams.release_all()
 
     def sample(self, name: NodeName) -> NodeSample | None:
         return self._exchange.sample(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpuq.model import Now
-from gpuq.service import jobs, nodes, settings, tick, users
+from gpuq.service import jobs, nodes, settings, streams, tick, users
 from gpuq.service.commands import (
     AddUser,
     Cancel,
@@ -21,6 +21,7 @@ from gpuq.service.commands import (
     EnableUser,
     EnrolNode,
     Hold,
+    OpenStream,
     Release,
     RemoveNode,
     Report,
@@ -59,6 +60,8 @@ def _dispatch(draft: Draft, command: Command) -> dict[str, Any] | None:
             return jobs.requeue(draft, command)
         case Update():
             return jobs.update(draft, command)
+        case OpenStream():
+            return streams.allow(draft, command)
         case EnrolNode():
             return nodes.enrol(draft, command)
         case Cordon() | Drain() | Uncordon():

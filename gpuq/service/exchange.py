@@ -19,6 +19,7 @@ from gpuq.service.commands import Report
 from gpuq.service.commit import Commit
 from gpuq.service.liveness import Liveness
 from gpuq.service.nodes import Orders, as_ordered, orders
+from gpuq.service.pipes import Streams
 from gpuq.service.records import Records
 from gpuq.states import NodeState
 from gpuq.view import Policy
@@ -40,6 +41,7 @@ class Life:
     liveness: Liveness
     ordered: set[AttemptUid] = field(default_factory=set)
     paused: Unavailable | None = None
+    streams: Streams = field(default_factory=Streams)
 
     def node_state(self, name: NodeName) -> NodeState:
         return self.liveness.state(name)
@@ -121,6 +123,8 @@ class Exchange:
         if request.incarnation != peer.incarnation or request.generation < peer.generation_sent:
             peer.delivered = frozenset()  # the last answer was never applied: say it all again
             peer.described.clear()
+        if request.incarnation != peer.incarnation:
+            self._life.streams.forgotten_by(name)
         peer.incarnation, peer.sequence = request.incarnation, request.sequence
         wait = 0.0 if self._stopping else min(max(request.wait_seconds, 0.0), POLL_SECONDS)
         poll = _Poll(request, self._unknown_after(request), answer, now.monotonic + wait)
@@ -223,7 +227,7 @@ class Exchange:
     def _orders(self, name: NodeName, poll: _Poll) -> Orders:
         held = poll.request.holds
         ended = frozenset(uid for uid in held if uid not in poll.unknown and self._view.attempt(uid) is None)
-        return orders(self._view, name, poll.request, ended)
+        return replace(orders(self._view, name, poll.request, ended), streams=self._life.streams.due(name))
 
     def _to_describe(self, peer: _Peer, wanted: tuple[AttemptUid, ...], again: bool) -> tuple[AttemptUid, ...]:
         """At most MAX_DESCRIBED of those wanted: all have their turn before any is, if it may be, asked for again."""
@@ -284,6 +288,7 @@ class Exchange:
             wants_inventory,
             pardon=due.pardon,
             go=due.go,
+            streams=due.streams,
         )
 
     def _run_order(self, uid: AttemptUid, rank: int) -> RunOrder | None:

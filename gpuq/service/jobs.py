@@ -116,6 +116,10 @@ def request_of(asked: Submission) -> Request:
         raise InvalidRequest("a GPU type or memory is asked for, but no GPU", "add for example -G 1")
     if asked.shared and asked.gpu_memory_bytes is None:
         raise InvalidRequest("a shared GPU is asked for, but not how much of its memory", "add --gpu-mem 20G")
+    if asked.pty and (asked.nodes > 1 or asked.array is not None or asked.max_retries):
+        raise InvalidRequest(
+            "a job on a terminal runs once and on one node", "leave out -N, -a, --max-retries or --pty"
+        )
     if len(asked.only_nodes) and len(set(asked.only_nodes) - set(asked.not_nodes)) < asked.nodes:
         raise InvalidRequest(f"-w names fewer nodes than the {asked.nodes} of -N", "name more, or leave -w out")
     return Request(
@@ -146,6 +150,7 @@ def spec_of(asked: Submission) -> JobSpec:
         venv=asked.venv,
         conda_env=asked.conda_env,
         warning=asked.warning,
+        pty=asked.pty,
     )
 
 

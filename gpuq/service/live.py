@@ -19,6 +19,7 @@ from gpuq.scheduler import Explainer, NodeAnswer
 from gpuq.service.board import ENDED_SECONDS, KEPT_ENDED, Board, Ended
 from gpuq.service.commands import Actor, UserCommand
 from gpuq.service.controller import Controller, DryRun
+from gpuq.service.pipes import Stream, Streams
 from gpuq.states import JobState
 from gpuq.store import FailureKind, Store, StoreFailure, Writer, attempts, events, jobs, replies, specs
 from gpuq.view import ClusterView, Policy
@@ -194,8 +195,16 @@ class LiveController:
             raise reply
         return reply
 
+    @property
+    def streams(self) -> Streams:
+        return self._controller.streams
+
+    def add_stream(self, stream: Stream) -> None:
+        """A stream that may be opened: its node is told at once."""
+        self._controller.add_stream(stream)
+
     def release(self) -> None:
-        """Answers every sync that is held, and holds no other: the process is about to stop."""
+        """Answers every sync that is held, and whoever waits at a stream: the process is about to stop."""
         self._controller.release_all()
 
     async def settled(self) -> None:

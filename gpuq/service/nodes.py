@@ -22,7 +22,7 @@ from gpuq.model import (
     RankPhase,
     StopKind,
 )
-from gpuq.protocol import MAX_GPUS, UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, StopOrder, SyncRequest
+from gpuq.protocol import MAX_GPUS, UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, StopOrder, StreamOrder, SyncRequest
 from gpuq.service import execution, gpus
 from gpuq.service.commands import Cordon, Drain, EnrolNode, RemoveNode, Report, Silence, Uncordon
 from gpuq.service.draft import Draft
@@ -186,6 +186,7 @@ class Orders:
     forget: tuple[AttemptUid, ...] = ()
     describe: tuple[AttemptUid, ...] = ()
     pardon: tuple[GpuPardon, ...] = ()
+    streams: tuple[StreamOrder, ...] = ()
     unexplained: tuple[AttemptUid, ...] = ()  # what the node may have running beside the records: it gets no new work
 
     def urgent(self) -> frozenset[tuple[str, str]]:
@@ -194,7 +195,8 @@ class Orders:
         stops = {(f"stop {order.kind.value}", order.uid) for order in self.stop}
         pardons = {(f"pardon {order.fault}", order.uuid) for order in self.pardon}
         steps = {("go", uid) for uid in self.go} | {("describe", uid) for uid in self.describe}
-        return frozenset(runs | stops | pardons | steps)
+        streams = {("stream", order.id) for order in self.streams}
+        return frozenset(runs | stops | pardons | steps | streams)
 
 
 def as_ordered(attempt: Attempt, job: Job) -> tuple[Attempt, Job] | None:
@@ -258,7 +260,7 @@ def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: froze
         tuple(forget),
         tuple(describe),
         gpus.pardons(None if known_node is None else known_node.inventory),
-        (*describe, *given_up),
+        unexplained=(*describe, *given_up),
     )
 
 

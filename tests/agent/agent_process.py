@@ -32,6 +32,17 @@ class SocketPeer:
     async def ship_logs(self, shipment: LogShipment, body: bytes) -> LogReply:
         return decode(LogReply, await self._ask({"logs": encode(shipment), "body": body.decode("latin-1")}))
 
+    async def read_stream(self, id: str, offset: int, wait_seconds: float) -> bytes:
+        raise Unavailable("there are no streams here")
+
+    async def write_stream(
+        self, id: str, offset: int, acked: int, piece: bytes, wait_seconds: float
+    ) -> tuple[int | None, int | None]:
+        raise Unavailable("there are no streams here")
+
+    async def fail_stream(self, id: str, text: str) -> None:
+        raise Unavailable("there are no streams here")
+
     async def close(self) -> None:
         pass
 
