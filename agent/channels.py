@@ -29,8 +29,8 @@ _BUSY_SECONDS = 1.0  # until a terminal is read again whose log waits for its di
 
 
 class Channels:
-    """All channels of one run. poll watches what each of them wants; spool is where the job's terminal is written; enter
-    puts the process that calls it into the job's control groups.
+    """All channels of one run. poll watches what each of them wants; spool is where the job's terminal is written;
+    enter puts the process that calls it into the job's control groups.
     """
 
     def __init__(self, poll: select.poll, spool: Spool, enter: Callable[[], None]) -> None:
