@@ -164,7 +164,8 @@ class _Search:
         while len(chosen) < request.nodes:
             best = self._best((*kept, *chosen), yielding, gone, request)
             if best is None:
-                self._hopeless.add((band, request))
+                if not kept:  # else it is for how long it runs, and another of the same kind may be shorter
+                    self._hopeless.add((band, request))
                 self._first = self._first or job
                 return None
             chosen.append(best[0])

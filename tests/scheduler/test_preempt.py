@@ -139,14 +139,14 @@ def test_the_node_where_least_is_lost_is_taken() -> None:
 
 def test_a_gang_gets_all_its_nodes_or_nobody_is_stopped() -> None:
     desk = a_desk(2, 2)
-    first = spare(desk, 0, gpus=2)
+    first = spare(desk, 0, gpus=2, ran=100)
     mine = desk.submit(gpus=1, only_nodes=("n1",))
     desk.plan()
     gang = desk.submit(nodes=2, gpus_per_node=2)
     desk.plan()
     assert stopping(desk) == set()
     desk.end(mine)
-    second = spare(desk, 1, gpus=1)
+    second = spare(desk, 1, gpus=1, time_limit_seconds=60)
     desk.plan()
     assert stopping(desk) == {first, second}
     gone(desk, first)
