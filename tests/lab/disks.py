@@ -88,6 +88,11 @@ def _controllers(head: Gpuq, nodes: list[Node], report: Report) -> None:
     report.check("the controller is the process it was", head.pid("controller") == alive)
 
 
+def _trouble(head: Gpuq, node: Node) -> str:
+    found: dict[str, str] = {item["name"]: item["trouble"] for item in head.json("nodes")["items"]}
+    return found[node.name]
+
+
 def _submits(head: Gpuq) -> bool:
     return head.host.attempt("./gpuq.pyz", "run", "-w", "head", "true", user=head.user).returncode == 0
 
@@ -102,7 +107,7 @@ def _nodes(head: Gpuq, nodes: list[Node], report: Report) -> None:
         _fill(node.gpuq)
     with report.step("the nodes' disks are full: they say so"):
         for node in nodes:
-            until("its trouble", 60, lambda node=node: "disk" in head("nodes"))  # type: ignore[misc]
+            until("its trouble", 60, lambda node=node: "disk" in _trouble(head, node))  # type: ignore[misc]
     waiting = [head.submit("-w", node.name, "echo", "room") for node in nodes]
     with report.step("they stay full"):
         time.sleep(_FULL_SECONDS)
