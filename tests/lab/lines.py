@@ -6,6 +6,7 @@ import re
 import time
 import zipfile
 from contextlib import ExitStack
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _LINES = 120
 _COUNT = f"for i in $(seq {_LINES}); do echo line $i; sleep 1; done; exit 7"
 WHOLE = "".join(f"line {number}\n" for number in range(1, _LINES + 1))
 _PYTHON = "/opt/python"  # on a host: a Python of its own, which can be deleted
-_PAUSE_SECONDS = 4.0  # for which what was killed stays dead
+_PAUSE_SECONDS = 2.0  # for which what was killed stays dead
 
 
 def lines(lab: Lab, report: Report) -> None:
@@ -54,42 +55,41 @@ def lines(lab: Lab, report: Report) -> None:
 
 def _everything_dies(lab: Lab, head: Gpuq, nodes: list[Node], other: Path, report: Report) -> None:
     with report.step("agents killed, started again"):
-        _kill(nodes)
-        _start(nodes)
+        _start(nodes, _kill(nodes))
     with report.step("controller killed, started again"):
         head.signal("KILL", "controller")
         time.sleep(_PAUSE_SECONDS)
         head.start_cluster("16xH100-80GB")
     with report.step("both killed, started again"):
         head.signal("KILL", "controller")
-        _kill(nodes)
+        killed = _kill(nodes)
         head.start_cluster("16xH100-80GB")
-        _start(nodes)
+        _start(nodes, killed)
     with report.step("agents killed, started from another gpuq.pyz, the caches emptied"):
         for node in nodes:
             node.gpuq.copy_file(other, "gpuq.pyz")
             node.gpuq.shell("rm -rf ~/.cache/gpuq")
-        _kill(nodes)
-        _start(nodes)
+        _start(nodes, _kill(nodes))
     if lab.machine.pythons:
         with report.step("Python deleted and replaced, agents killed, started"):
+            killed = _kill(nodes)
             for node in nodes:
-                node.gpuq.signal("KILL", "agent")  # while there is a Python to ask for its pid
                 _replace_python(node, lab.versions[-1])
-            _start(nodes)
+            _start(nodes, killed)
 
 
-def _kill(nodes: list[Node]) -> None:
-    for node in nodes:
-        node.gpuq.signal("KILL", "agent")
+def _kill(nodes: list[Node]) -> dict[str, str]:
+    """The pids there were."""
+    killed = {node.name: node.gpuq.signal("KILL", "agent") for node in nodes}
     time.sleep(_PAUSE_SECONDS)
+    return killed
 
 
-def _start(nodes: list[Node]) -> None:
+def _start(nodes: list[Node], killed: dict[str, str]) -> None:
     for node in nodes:
         node.gpuq.start_agent()
     for node in nodes:
-        until(f"an agent on {node.name}", 60, lambda node=node: node.gpuq.agent_runs())  # type: ignore[misc]
+        until(f"an agent on {node.name}", 60, partial(node.gpuq.has_agent, killed[node.name]))
 
 
 def _own_python(node: Node, version: str) -> None:
@@ -99,9 +99,9 @@ def _own_python(node: Node, version: str) -> None:
     layers = f"lowerdir={below},upperdir=$d/upper,workdir=$d/work"
     node.host.run("bash", "-ec", f"d={made}; mount -t overlay overlay -o {layers} {_PYTHON}")
     node.host.python = _PYTHON
-    node.gpuq.signal("KILL", "agent")
+    killed = node.gpuq.signal("KILL", "agent")
     node.gpuq.start_agent()
-    until(f"an agent on {node.name}", 60, node.gpuq.agent_runs)
+    until(f"an agent on {node.name}", 60, partial(node.gpuq.has_agent, killed))
 
 
 def _replace_python(node: Node, version: str) -> None:

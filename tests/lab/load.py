@@ -48,13 +48,19 @@ _LOOK = "pgrep -fc '[c]hild-of-lab'; exit 0"
 def many_jobs(lab: Lab, report: Report) -> None:
     """200 jobs at once on one node: all of them run at the same time, and each ends as it should."""
     head, nodes = lab.cluster_of_kinds(report, "n")
+    ids = {}
     for node in nodes:
         with report.step(f"{node.kind}: {_JOBS} jobs run on one node"):
-            id = head.submit("-w", node.name, "-a", f"0-{_JOBS - 1}", "bash", "-c", _WAITS, f"many-{node.name}")
+            words = ["bash", "-c", _WAITS, f"many-{node.name}"]
+            ids[node.name] = head.submit("-w", node.name, "-a", f"0-{_JOBS - 1}", *words)
             until(f"{_JOBS} processes", 60, lambda node=node: len(_leaders(node)) == _JOBS)  # type: ignore[misc]
+    for node in nodes:
         node.gpuq.shell("touch /tmp/go")
-        with report.step(f"{node.kind}: all have ended, half of them with 1"):
+    with report.step("all of them have ended, half with 1"):
+        for id in ids.values():
             head.becomes(id, "FAILED", seconds=60)
+    for node in nodes:
+        id = ids[node.name]
         found = head.json("queue", "--all", "--expand", "-j", id)["items"]
         codes = sorted(item["exit_code"] for item in found)
         report.check(f"{node.kind}: every exit code", codes == [0] * (_JOBS // 2) + [1] * (_JOBS // 2), codes)

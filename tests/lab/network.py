@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 
 class Switch:
@@ -26,10 +25,8 @@ class Switch:
         """
         hardware = "02:" + ":".join(f"{byte:02x}" for byte in hashlib.sha256(port.encode()).digest()[:5])
         peer = ["peer", "name", interface, "netns", str(pid), "address", hardware]
-        if Path(
-            f"/sys/class/net/{port}"
-        ).exists():  # of a host that lost its power just now: the kernel is not done yet
-            subprocess.run(["ip", "link", "del", port], capture_output=True, check=False)
+        # That of a host which lost its power just now may still be there: the kernel takes its time.
+        subprocess.run(["ip", "link", "del", port], capture_output=True, check=False)
         ip("link", "add", port, "type", "veth", *peer)
         ip("link", "set", port, "master", self.name)
         ip("link", "set", port, "up")

@@ -11,7 +11,7 @@ from tests.lab.watch import Watch
 
 _LOST_SECONDS = 90.0  # gpuq.view.Policy.lost_after
 # The first attempt stays, whatever it is told; the second ends. The host's disk outlives its power.
-_STAYS = "trap '' TERM; echo begun; [ -e ~/again-$0 ] || { touch ~/again-$0; sleep 1000; sleep 1000; }; exit 3"
+_STAYS = "trap '' TERM; echo begun; [ -e ~/again-$0 ] || { touch ~/again-$0; sleep 1000; sleep 1000; }; sleep 1; exit 3"
 _ENDS = "until [ -e ~/over ]; do sleep 0.2; done; echo over; exit 4"
 
 

@@ -64,11 +64,12 @@ def _join(head: Gpuq, others: list[Gpuq]) -> None:
 
 def _cluster(lab: Lab) -> list[Gpuq]:
     """Three hosts that are a cluster of alice's."""
-    hosts = lab.three_hosts()
-    for each in hosts:
-        each.copy()
-    hosts[0].start_cluster()
-    _join(hosts[0], hosts[1:])
+    with lab.turn():
+        hosts = lab.three_hosts()
+        for each in hosts:
+            each.copy()
+        hosts[0].start_cluster()
+        _join(hosts[0], hosts[1:])
     return hosts
 
 
@@ -83,7 +84,7 @@ def shared_home(lab: Lab, report: Report) -> None:
         starts = [
             each.host.start("./gpuq.pyz", "version", user="alice", log=f"/tmp/{each.host.name}") for each in hosts
         ]
-        statuses = [start.wait(PATIENCE_SECONDS) for start in starts]
+        statuses = [start.wait(2 * PATIENCE_SECONDS) for start in starts]
     report.check("every first start came through", statuses == [0, 0, 0], statuses)
     head.start_cluster()
     _join(head, others)

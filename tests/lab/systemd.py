@@ -120,7 +120,10 @@ class _Account:
 
     def second_attempt_runs(self, id: str) -> None:
         def come_true() -> bool:
-            job = self.json("show", id)
+            try:
+                job = self.json("show", id)
+            except HostError:  # the controller is not back yet
+                return False
             return bool(job["state"] == "RUNNING" and job["attempt"] == 2)
 
         until("a second attempt", PATIENCE_SECONDS, come_true)

@@ -14,7 +14,7 @@ from types import TracebackType
 from tests.lab.host import Host
 from tests.lab.lab import until
 
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.25
 _ONE_SECONDS = 10.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -30,7 +30,7 @@ class Life:
 
 
 class Watch:
-    """Looks ten times a second for processes that lead a session and whose last argument is a mark: jobs' main ones.
+    """Looks four times a second for processes that lead a session and whose last argument is a mark: jobs' main ones.
 
     Commands that submit such a job have the mark too, but lead no session.
     """
