@@ -7,7 +7,6 @@ past counts less: each figure halves in a week without news.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gpuq.model import AttemptUid, Job, Kind, PastRun
