@@ -6,8 +6,7 @@ A row is a virtual cluster of the Philly trace on as many nodes as give it a loa
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from bench.figures import Figure
@@ -18,6 +17,7 @@ from gpuq.simulate.queue_trace import TracedJob, read
 PHILLY_UNTIL = 5_270_400.0  # October and November 2017
 PHILLY = {"6214e9": 7, "6c71a0": 7, "b436b2": 5, "103959": 3, "ee9e8c": 20, "7f04ca": 9}
 MURI = {"muri_trace1": 8, "muri_trace2": 8, "muri_trace3": 8}
+ROWS = (*(f"philly {vc}" for vc in PHILLY), *MURI)
 GPUS_PER_NODE = 8
 NOISE = 1.02  # two replays that differ in ties alone differ by this much
 HOUR = 3_600.0
@@ -25,42 +25,48 @@ HOUR = 3_600.0
 
 def measure(traces: Path) -> list[Figure]:
     """Waits in hours; traces is the folder with the traces' files."""
-    return [figure for name, jobs, nodes in _rows(traces) for figure in _row(name, jobs, nodes)]
+    runs = [(traces, row, scheme) for row in ROWS for scheme in SCHEMES]
+    with ProcessPoolExecutor() as pool:
+        found = dict(zip(runs, pool.map(_replayed, runs), strict=True))
+    return [figure for row in ROWS for figure in _row(row, {scheme: found[traces, row, scheme] for scheme in SCHEMES})]
 
 
-def _rows(traces: Path) -> Iterator[tuple[str, list[TracedJob], int]]:
-    for vc, nodes in PHILLY.items():
-        yield f"philly {vc}", read(traces / "philly_subset_jobs.csv.gz", 0.0, PHILLY_UNTIL, vc), nodes
-    for name, nodes in MURI.items():
-        yield name, read(traces / f"{name}.csv.gz"), nodes
+def _replayed(run: tuple[Path, str, str]) -> Outcome:
+    traces, row, scheme = run
+    jobs, nodes = _trace(traces, row)
+    limits = parse_limits("exact" if scheme == "easy" else "none")
+    return replay(jobs, Machines(nodes, GPUS_PER_NODE), scheme, limits)
 
 
-def _row(name: str, jobs: list[TracedJob], nodes: int) -> list[Figure]:
-    print(f"bench: {name}: {len(jobs)} jobs on {nodes} nodes", file=sys.stderr, flush=True)
-    found = {
-        scheme: replay(
-            jobs, Machines(nodes, GPUS_PER_NODE), scheme, parse_limits("exact" if scheme == "easy" else "none")
-        )
-        for scheme in SCHEMES
-    }
+def _trace(traces: Path, row: str) -> tuple[list[TracedJob], int]:
+    if row in MURI:
+        return read(traces / f"{row}.csv.gz"), MURI[row]
+    vc = row.removeprefix("philly ")
+    return read(traces / "philly_subset_jobs.csv.gz", 0.0, PHILLY_UNTIL, vc), PHILLY[vc]
+
+
+def _row(name: str, found: dict[str, Outcome]) -> list[Figure]:
     easy, ours = found["easy"], found[OURS]
     best = min(easy.wait_mean_s, found["first-fit"].wait_mean_s)
-    figures = [
-        _hours(f"{name}: mean wait, {scheme}", found[scheme].wait_mean_s) for scheme in SCHEMES if scheme != OURS
-    ]
-    figures.append(_hours(f"{name}: mean wait, {OURS}", ours.wait_mean_s, best * NOISE, easy.wait_mean_s / 2))
-    figures.append(_hours(f"{name}: wait p99, easy", easy.wait_p99_s))
-    figures.append(_hours(f"{name}: wait p99, {OURS}", ours.wait_p99_s, easy.wait_p99_s * NOISE))
-    return figures + _large(name, easy, ours)
-
-
-def _large(name: str, easy: Outcome, ours: Outcome) -> list[Figure]:
-    if easy.wait_mean_8plus_s is None or ours.wait_mean_8plus_s is None:
-        return []
+    others = [scheme for scheme in SCHEMES if scheme != OURS]
     return [
-        _hours(f"{name}: mean wait of 8 GPUs or more, easy", easy.wait_mean_8plus_s),
-        _hours(f"{name}: mean wait of 8 GPUs or more, {OURS}", ours.wait_mean_8plus_s, easy.wait_mean_8plus_s * NOISE),
+        *(_hours(f"{name}: mean wait, {scheme}", found[scheme].wait_mean_s) for scheme in others),
+        _hours(f"{name}: mean wait, {OURS}", ours.wait_mean_s, best * NOISE, easy.wait_mean_s / 2),
+        *(_hours(f"{name}: wait p99, {scheme}", found[scheme].wait_p99_s) for scheme in others),
+        _hours(f"{name}: wait p99, {OURS}", ours.wait_p99_s, easy.wait_p99_s * NOISE),
+        *_large(name, found, others),
     ]
+
+
+def _large(name: str, found: dict[str, Outcome], others: list[str]) -> list[Figure]:
+    """Of jobs with 8 GPUs or more, where the trace has any."""
+    waits = {scheme: outcome.wait_mean_8plus_s for scheme, outcome in found.items()}
+    if any(wait is None for wait in waits.values()):
+        return []
+    hours = {scheme: wait for scheme, wait in waits.items() if wait is not None}
+    what = f"{name}: mean wait of 8 GPUs or more"
+    figures = [_hours(f"{what}, {scheme}", hours[scheme]) for scheme in others]
+    return [*figures, _hours(f"{what}, {OURS}", hours[OURS], hours["easy"] * NOISE)]
 
 
 def _hours(what: str, seconds: float, must: float | None = None, aim: float | None = None) -> Figure:

@@ -30,12 +30,11 @@ from gpuq.model import (
     Rank,
     Request,
     User,
+    Waiting,
 )
 from gpuq.predict import RunTimes, Usage
 from gpuq.settings import Settings
 from gpuq.states import ACTIVE, FINAL, JobState, NodeState
-
-_Key = tuple[tuple[int, int, int], JobId]
 
 
 class _Free(NamedTuple):
@@ -103,7 +102,7 @@ class Cluster:
         self._unlimited: list[tuple[float, AttemptUid]] = []  # those without one, by when they were granted
         self._end_of: dict[AttemptUid, tuple[list[tuple[float, AttemptUid]], tuple[float, AttemptUid]]] = {}
         self._on_node: dict[NodeName, dict[AttemptUid, None]] = {}
-        self._ready: dict[Request, dict[Lane, list[_Key]]] = {}
+        self._ready: dict[Request, dict[Lane, list[Waiting]]] = {}
         self._timed: dict[JobId, None] = {}
         self._claims: dict[JobId, None] = {}
         self._dependents: dict[JobId, dict[JobId, None]] = {}
@@ -184,11 +183,10 @@ class Cluster:
         else:
             self._jobs[job.id] = job
             self._index(job)
-            if old is not None and old.time_limit_seconds != job.time_limit_seconds:
-                attempt = self.attempt_of(job.id)
-                if attempt is not None:
-                    self._forget_end(attempt.uid)
-                    self._note_end(attempt)
+            attempt = self.attempt_of(job.id)
+            if attempt is not None and (old is None or old.time_limit_seconds != job.time_limit_seconds):
+                self._forget_end(attempt.uid)
+                self._note_end(attempt)
 
     def _index(self, job: Job) -> None:
         self._count(job, 1)
@@ -204,7 +202,7 @@ class Cluster:
             self._timed[job.id] = None
         if job.ready:
             lane = job.lane
-            insort(self._ready.setdefault(job.request, {}).setdefault(lane, []), (job.rank_in_queue, job.id))
+            insort(self._ready.setdefault(job.request, {}).setdefault(lane, []), _waiting(job))
             self._waiting[lane] = self._waiting.get(lane, 0) + _size(job)
             if job.claim:
                 self._claims[job.id] = None
@@ -235,8 +233,8 @@ class Cluster:
         if job.ready and (job.array is None or job.array.waiting):
             lane = job.lane
             lanes = self._ready[job.request]
-            members, key = lanes[lane], (job.rank_in_queue, job.id)
-            del members[bisect_left(members, key)]
+            members = lanes[lane]
+            del members[bisect_left(members, _waiting(job))]
             self._waiting[lane] -= _size(job)
             if not members:
                 del lanes[lane], self._waiting[lane]
@@ -262,6 +260,7 @@ class Cluster:
             self._free.pop(name, None)
 
     def _note_end(self, attempt: Attempt) -> None:
+        """Notes where a live attempt stands, for its job may be gone, or have another limit, when it leaves there."""
         job = self._jobs.get(attempt.job)
         limit = None if job is None else job.time_limit_seconds
         ends = self._unlimited if limit is None else self._limited
@@ -371,6 +370,9 @@ class Cluster:
     def dependents(self, id: JobId) -> Iterable[Job]:
         return [self._jobs[waiting] for waiting in self._dependents.get(id, ())]
 
+    def fronts(self) -> Mapping[Request, Mapping[Lane, Sequence[Waiting]]]:
+        return self._ready
+
     def ready(self) -> Mapping[Request, Iterable[tuple[Lane, Iterable[Job]]]]:
         return {request: _Lanes(lanes, self._jobs) for request, lanes in self._ready.items()}
 
@@ -415,6 +417,10 @@ class Cluster:
         return room
 
 
+def _waiting(job: Job) -> Waiting:
+    return Waiting(job.rank_in_queue, job.id, job.submitted_at)
+
+
 def _size(job: Job) -> int:
     """How many jobs a record stands for: an array, for its waiting elements."""
     return 1 if job.array is None else arrays.count(job.array.waiting)
@@ -440,8 +446,8 @@ def _free(inventory: Inventory, held: list[Rank]) -> _Free:
 class _Lanes:
     """Lanes with their jobs, looked up as they are asked for: a plan reads the front of each lane only."""
 
-    def __init__(self, lanes: dict[Lane, list[_Key]], jobs: dict[JobId, Job]) -> None:
+    def __init__(self, lanes: dict[Lane, list[Waiting]], jobs: dict[JobId, Job]) -> None:
         self._lanes, self._jobs = lanes, jobs
 
     def __iter__(self) -> Iterator[tuple[Lane, Iterable[Job]]]:
-        return ((lane, (self._jobs[id] for _, id in keys)) for lane, keys in self._lanes.items())
+        return ((lane, (self._jobs[each.id] for each in members)) for lane, members in self._lanes.items())

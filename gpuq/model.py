@@ -159,6 +159,14 @@ class Lane(NamedTuple):
     time_limit_seconds: int | None
 
 
+class Waiting(NamedTuple):
+    """One that waits in a lane: what its turn depends on."""
+
+    rank_in_queue: tuple[int, int, int]
+    id: JobId
+    submitted_at: float
+
+
 @dataclass(frozen=True, slots=True)
 class Array:
     """An array is one record; `waiting` are the indices that have no job of their own yet, in ascending order."""

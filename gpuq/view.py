@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gpuq.changes import PutToken
-from gpuq.model import Attempt, AttemptUid, Job, JobId, Lane, Node, NodeName, Rank, Request, User
+from gpuq.model import Attempt, AttemptUid, Job, JobId, Lane, Node, NodeName, Rank, Request, User, Waiting
 from gpuq.predict import RunTimes, Usage
 from gpuq.settings import Settings
 from gpuq.states import JobState, NodeState
@@ -70,6 +70,9 @@ class ClusterView(Protocol):
 
     def dependents(self, id: JobId) -> Iterable[Job]:
         """Queued jobs that wait for this one."""
+
+    def fronts(self) -> Mapping[Request, Mapping[Lane, Sequence[Waiting]]]:
+        """The same as `ready`, without the jobs: a plan looks at the first of each lane, and at few of them closer."""
 
     def ready(self) -> Mapping[Request, Iterable[tuple[Lane, Iterable[Job]]]]:
         """Jobs that wait for resources only, by what they ask for and by lane, each lane in queue order.

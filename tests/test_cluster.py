@@ -175,6 +175,7 @@ class Life:
             Release(ROOT, some),
             Requeue(ROOT, some, force=flip() < 0.3),
             Update(ROOT, pick(some.ids), priority=pick([None, -1, 5]), comment="x", begin_at=self.wall + 5),
+            Update(ROOT, pick(some.ids), time_limit_seconds=pick([60, 7_200])),
             Cordon(ROOT, pick(NODES)),
             Drain(ROOT, pick(NODES)),
             *[Uncordon(ROOT, pick(NODES))] * 2,
@@ -200,6 +201,7 @@ class Life:
                 dependencies=depends if flip() < 0.3 else (),
                 begin_at=self.wall + 10 if flip() < 0.2 else None,
                 scheduling_timeout_seconds=60 if flip() < 0.2 else None,
+                time_limit_seconds=pick([None, None, 600, 3_600]),
                 hold=flip() < 0.1,
                 max_retries=pick([0, 1, 3]),
                 requeue=flip() < 0.7,
@@ -330,8 +332,12 @@ class Life:
             assert mine.running_elements(job.id) == other.running_elements(job.id)
             assert {d.id for d in mine.dependents(job.id)} == {d.id for d in other.dependents(job.id)}
         assert {j.id for j in mine.timed()} == {j.id for j in other.timed()}
+        assert mine.limited() == other.limited() == sorted(self.ends(limited=True))
+        assert mine.unlimited() == other.unlimited() == sorted(self.ends(limited=False))
         ready = [{lane: [j.id for j in g] for lanes in c.ready().values() for lane, g in lanes} for c in (mine, other)]
         assert ready[0] == ready[1]
+        fronts = {lane: [each.id for each in g] for lanes in mine.fronts().values() for lane, g in lanes.items()}
+        assert fronts == ready[0]
         for name in NODES:
             assert mine.free_gpus(name) == other.free_gpus(name)
             assert mine.free_shares(name) == other.free_shares(name)
@@ -342,6 +348,13 @@ class Life:
             assert {a.uid for a in mine.attempts_on(name)} == {a.uid for a in other.attempts_on(name)}
         assert mine.demand() == other.demand()
         assert mine.next_number == other.next_number
+
+    def ends(self, limited: bool) -> Iterator[tuple[float, AttemptUid]]:
+        for attempt in self.cluster.attempts.values():
+            job = self.cluster.job(attempt.job)
+            limit = None if job is None else job.time_limit_seconds
+            if (limit is not None) == limited:
+                yield attempt.granted_at + (limit or 0), attempt.uid
 
     def nothing_waits_for_the_dead(self) -> None:
         """Every dependency is on something that lives, or it would be waited for without end."""

@@ -96,7 +96,10 @@ class Explainer:
         if not self._planned.reserved or any(job is not None and job.request == request for job in jobs):
             return None
         kept = self._planned.reserved[0]
-        return WaitReason(WaitCode.RESERVED, f"fits, but room is kept for {kept.job}, {expected(kept, self._now)}")
+        first = self._view.job(kept.job)
+        start = None if kept.bounded or first is None else self.start(first)
+        when = expected(start or kept, self._now)
+        return WaitReason(WaitCode.RESERVED, f"fits, but room is kept for {kept.job}, {when}")
 
     def _line(self, request: Request) -> _Line:
         resources = _resources(self._view, self._settled.rooms, request, self._policy)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from gpuq.model import Job, Lane, Now
+from gpuq.model import Job, Lane, Now, Waiting
 from gpuq.view import ClusterView
 
 Key = tuple[float, ...]
-Order = Callable[[Lane, Job], Key]
+Order = Callable[[Lane, Job | Waiting], Key]
 
 # Expected to run for less than this part of what runs take on average, a job is short, and yields to nobody. The others
-# yield to what is submitted later by so much of the time it takes to work off all that waits, and an hour.
-# Chosen on seven of nine published traces; see docs/scheduling.md. A delay that grows with the expected run time halves
-# the mean wait on some of them, and makes the last 1 % wait longer by half: who is taken for long then waits for all.
+# yield to what is submitted later by so much of the time it takes to work off all that waits, and an hour. Chosen on
+# published traces (docs/scheduling.md). Delays that grow with the expected run time, without end, halve the mean wait
+# on some of them; but who is taken for long then waits for all, and the last 1 % by up to two thirds longer.
 SHORT = 0.15
 YIELDS = 0.2
 LEAST_SECONDS = 3_600.0
@@ -36,7 +36,7 @@ def by_known_length(view: ClusterView, now: Now) -> Order:
     """The least GPU-seconds first, as time limits tell them: shortest job first by an oracle, where they are exact."""
     band = _bands(view)
 
-    def key(lane: Lane, job: Job) -> Key:
+    def key(lane: Lane, job: Job | Waiting) -> Key:
         length = math.inf if lane.time_limit_seconds is None else lane.time_limit_seconds * max(1, lane.request.gpus)
         return (*band(lane), length, *job.rank_in_queue[1:])
 
@@ -56,7 +56,7 @@ def by_expectation(view: ClusterView, now: Now) -> Order:
     delay = YIELDS * (LEAST_SECONDS + backlog_seconds(view, now)) if predicts else 0.0
     firsts: dict[tuple[str, int, str], Key] = {}  # what many lanes share of their keys
 
-    def key(lane: Lane, job: Job) -> Key:
+    def key(lane: Lane, job: Job | Waiting) -> Key:
         limit, kind = lane.time_limit_seconds, lane.kind
         of = lane.queue, lane.priority, kind.user
         first = firsts.get(of)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from gpuq import arrays
-from gpuq.model import Job, Lane, NodeName, Now, Rank, Request
+from gpuq.model import Job, Lane, NodeName, Now, Rank, Request, Waiting
 from gpuq.scheduler import order
-from gpuq.scheduler.backfill import Hold, Reservation, ends_in_order, fills_until, reserve_in_order
+from gpuq.scheduler.backfill import Hold, Reservation, ends_in_order, fills_until, hold_of_new, reserve_in_order
 from gpuq.scheduler.choose import Chooser
 from gpuq.scheduler.claim import Claims, settle
 from gpuq.scheduler.fit import Room, empty, fits
@@ -24,6 +24,8 @@ from gpuq.scheduler.order import Key, Order
 from gpuq.scheduler.preempt import preemptions
 from gpuq.scheduler.quota import Quotas
 from gpuq.view import ClusterView, Placement, Plan, Policy, Reserved
+
+_Head = tuple[Key, Lane, Sequence[Waiting], int]  # keys differ; the int is the place in the lane
 
 
 class Backfill(Enum):
@@ -35,8 +37,9 @@ class Backfill(Enum):
     EXPECTED = "expected"  # the same, where there are no limits by expected run times
 
 
-# How often the time to work off the queue may pass, beside `max_bypass`, until nobody fills a gap on an estimate any
-# more. On published traces with less of it some rows wait half as long again: nodes are kept empty most of the time.
+# How many times the time to work off the queue has to pass, after `max_bypass`, until nobody fills a gap on an estimate
+# any more. With 1, nodes are kept empty so often that two of nine published traces wait longer by a tenth to a third;
+# with 2, large jobs do.
 PATIENCE = 1.5
 
 
@@ -62,7 +65,7 @@ SCHEMES = {
 
 def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[OURS]) -> Plan:
     """Starts for this instant, in order. The same view at the same time gives the same plan."""
-    if not view.ready():
+    if not view.fronts():
         return Plan()
     claims = settle(view, now, policy)
     open_rooms = [room for room in claims.rooms if not room.closed and room.ranks > 0]
@@ -84,6 +87,7 @@ class _Pass:
         self._view, self._now, self._policy, self._scheme = view, now, policy, scheme
         self._rooms, self._chooser = open_rooms, Chooser(open_rooms, view.demand(), scheme.placing)
         self._claims = claims.jobs  # they have their room, and are not looked at
+        self._claiming = {job.lane for job in claims.jobs.values()}
         self._started = Counter(job.array_id for job in claims.jobs.values())  # elements placed, by array
         self._quotas = Quotas(view, claims.jobs.values())
         self._full: set[Request] = set()  # for which no room is left
@@ -99,37 +103,57 @@ class _Pass:
         return () if kept is None else (Reserved(kept.job.id, kept.at, kept.bounded),)
 
     def run(self) -> None:
-        waiting = self._view.ready()
+        waiting = self._view.fronts()
         self._full = {request for request in waiting if self._chooser.choose(request) is None}
         if len(self._full) == len(waiting):
             return  # most passes of a busy cluster: nothing fits, whatever comes first
         key = self._scheme.order(self._view, self._now)
-        heads: list[tuple[Key, int, Job, Lane, Iterator[Job]]] = []
-        for request, lanes in waiting.items():
-            found = []
-            for lane, jobs in lanes:
-                members = (job for job in jobs if job.id not in self._claims) if self._claims else iter(jobs)
-                job = next(members, None)
-                # Who is over a quota is not the one for whom room is to be kept.
-                if job is not None and self._quotas.starts(job) != 0:
-                    found.append((key(lane, job), job.number, job, lane, members))
-            if not found:
-                continue
-            if request not in self._full:
-                heads += found
-            elif self._scheme.backfill is not Backfill.ANY:
-                heads.append(min(found, key=_first))  # none of them fits: it only matters who of them would be first
-        heapq.heapify(heads)
+        heads = self._heads(waiting, key)
         while heads and len(self._full) < len(waiting):
-            _, _, job, lane, members = heapq.heappop(heads)
-            request = job.request
-            if (self._reservation is not None and request in self._full) or not self._place(job, lane):
-                if self._scheme.backfill is Backfill.NONE and self._could_ever(request):
+            _, lane, members, place = heapq.heappop(heads)
+            if self._surely_not(lane):
+                continue
+            job = self._view.job(members[place].id)
+            if job is None or not self._place(job, lane):
+                if self._scheme.backfill is Backfill.NONE and self._could_ever(lane.request):
                     return
                 continue  # the lane's head does not fit, so none of it does
-            following = next(members, None)
-            if following is not None:
-                heapq.heappush(heads, (key(lane, following), following.number, following, lane, members))
+            place += 1
+            if place < len(members):
+                heapq.heappush(heads, (key(lane, members[place]), lane, members, place))
+
+    def _heads(self, waiting: Mapping[Request, Mapping[Lane, Sequence[Waiting]]], key: Order) -> list[_Head]:
+        """The first of each lane, as a heap; of those who ask for what is full, the first of all."""
+        heads: list[_Head] = []
+        for request, lanes in waiting.items():
+            # Who is over a quota is not the one for whom room is to be kept.
+            found = [
+                (key(lane, members[0]), lane, members, 0)
+                for lane, all_of_it in lanes.items()
+                if (members := self._unclaimed(lane, all_of_it))
+                and (not self._quotas.any or self._within_quota(members[0]))
+            ]
+            if request not in self._full:
+                heads += found
+            elif found and self._scheme.backfill is not Backfill.ANY:
+                heads.append(min(found, key=_first))  # none of them fits: it only matters who of them would be first
+        heapq.heapify(heads)
+        return heads
+
+    def _unclaimed(self, lane: Lane, members: Sequence[Waiting]) -> Sequence[Waiting]:
+        if lane not in self._claiming:
+            return members
+        return [member for member in members if member.id not in self._claims]
+
+    def _within_quota(self, first: Waiting) -> bool:
+        job = self._view.job(first.id)
+        return job is not None and self._quotas.starts(job) != 0
+
+    def _surely_not(self, lane: Lane) -> bool:
+        """Whether a lane need not be looked at closer: the first has its room kept, and none is left for others."""
+        if self._reservation is None:
+            return False
+        return lane.request in self._full or (lane.request in self._full_beside and self._outlasts(lane))
 
     def _place(self, job: Job, lane: Lane) -> bool:
         """Places a job, or as many elements of an array as fit; False when something was left for want of room."""
@@ -157,9 +181,7 @@ class _Pass:
 
     def _grant(self, job: Job, lane: Lane) -> tuple[Rank, ...] | None:
         """Where a job starts now, without delaying whoever has room kept."""
-        until, bounded = fills_until(self._view, lane, self._now, self._predicts)
-        first = self._reservation
-        outlasts = first is not None and (until > first.at or not (bounded or self._may_be_bypassed(first.job)))
+        first, outlasts = self._reservation, self._outlasts(lane)
         ranks = None
         none = self._full_beside if outlasts else self._full
         if job.request not in self._full and job.request not in none:
@@ -175,8 +197,16 @@ class _Pass:
             first.started(ranks, outlasts)
             if outlasts:
                 self._full_beside.clear()  # another node may have become of no use to the first
-        self._new.append(Hold(until if bounded or not self._predicts else self._now.wall, bounded, ranks))
+        self._new.append(hold_of_new(lane, self._now, self._predicts, ranks))
         return ranks
+
+    def _outlasts(self, lane: Lane) -> bool:
+        """Whether a job of the lane, started now, may be there when the first is to have its room."""
+        first = self._reservation
+        if first is None:
+            return False
+        until, bounded = fills_until(self._view, lane, self._now, self._predicts)
+        return until > first.at or not (bounded or self._may_be_bypassed(first.job))
 
     def _may_be_bypassed(self, job: Job) -> bool:
         """Whether what is only expected to end in time may use the room kept for this job."""
@@ -201,5 +231,5 @@ def _without(kept: tuple[NodeName, ...], request: Request) -> Request:
     return replace(request, not_nodes=tuple(sorted({*request.not_nodes, *kept}))) if kept else request
 
 
-def _first(head: tuple[Key, int, Job, Lane, Iterator[Job]]) -> tuple[Key, int]:
-    return head[:2]
+def _first(head: _Head) -> Key:
+    return head[0]

@@ -47,8 +47,8 @@ class Quotas:
         self._jobs: Counter[tuple[str, str]] = Counter()  # by user and queue
         self._gpus: Counter[tuple[str, str]] = Counter()
         limited = any(q.max_jobs_per_user is not None or q.max_gpus_per_user is not None for q in self._settings.queues)
-        self._any = limited or bool(self._quotas)
-        if self._any:
+        self.any = limited or bool(self._quotas)  # else nothing needs to be asked
+        if self.any:
             for attempt in view.attempts.values():
                 job = view.job(attempt.job)
                 if job is not None:
@@ -58,15 +58,13 @@ class Quotas:
 
     def took(self, job: Job) -> None:
         """One start of a job, or of an element."""
-        if self._any:
+        if self.any:
             for queue in (_ANY, job.queue):
                 self._jobs[job.user, queue] += 1
                 self._gpus[job.user, queue] += job.request.gpus
 
     def starts(self, job: Job) -> int | None:
         """How many more jobs like this may start; None without a limit."""
-        if not self._any:
-            return None
         return min((limit.starts for limit in self._limits(job)), default=None)
 
     def reason(self, job: Job) -> WaitReason | None:
@@ -75,7 +73,7 @@ class Quotas:
         return None if limit is None else WaitReason(WaitCode.QUOTA, str(limit))
 
     def _limits(self, job: Job) -> Iterator[_Limit]:
-        if not self._any:
+        if not self.any:
             return
         quota, queue = self._quotas.get(job.user), self._settings.queue(job.queue)
         if quota is not None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from gpuq.model import Now
+from gpuq.model import JobId, Now
 from gpuq.scheduler import plan
-from gpuq.scheduler.backfill import Hold, reserve
+from gpuq.scheduler.backfill import Hold, reserve, reserve_in_order
 from gpuq.scheduler.fit import fits, rooms
 from gpuq.scheduler.order import LEAST_SECONDS
-from gpuq.scheduler.plan import OURS, SCHEMES
+from gpuq.scheduler.plan import OURS, PATIENCE, SCHEMES
 from gpuq.settings import DAY
 from gpuq.view import Policy
 from tests.scheduler.virtual import START, Line, Work, some_work
@@ -77,10 +78,37 @@ def test_a_stream_of_small_jobs_without_limits_delays_a_large_one_by_a_bounded_t
     line = Line(2, 4)
     line.run([*stream, large], until=6 * 86_400)
     longest, backlog = 2_100, 2 * HOUR
-    assert line.start_of(large) - large.at <= DAY + LEAST_SECONDS + longest + backlog
+    assert line.start_of(large) - large.at <= DAY + LEAST_SECONDS + longest + PATIENCE * backlog
     starving = Line(2, 4, "first-fit")
     starving.run([*stream, large], until=6 * 86_400)
     assert large not in starving.work_started()
+
+
+def test_what_has_run_for_long_is_expected_to_go_on_for_long() -> None:
+    """One of two nodes has to be kept for the third job: the one whose job has just begun."""
+    long, young, first = Work(0, 20 * HOUR, 4), Work(9 * HOUR, 10 * HOUR, 4), Work(9 * HOUR + 60, HOUR, 4)
+    small = [Work(9 * HOUR + 120 + i, 10 * HOUR, 1, name="small") for i in range(4)]
+    line = Line(3, 4)
+    line.run([long, young, Work(0, 9.5 * HOUR, 2), first, *small], until=9 * HOUR + 300)
+    assert [kept.at - START for _, kept in line.promised[4]][:2] == [9 * HOUR + 240, 9 * HOUR + 242]
+    assert [line.start_of(work) for work in small[:2]] == [work.at for work in small[:2]], "beside what is kept"
+
+
+def test_a_reservation_looks_at_no_more_ends_than_it_needs() -> None:
+    line = Line(3, 4, "first-fit")
+    line.run([Work(0, HOUR, 4), Work(0, 2 * HOUR, 4), Work(0, 3 * HOUR, 4), Work(1, 1, 4)], until=1)
+    looked, view = [], line.cluster
+
+    def ends() -> Iterator[Hold]:
+        for number, attempt in enumerate(view.attempts.values()):
+            looked.append(number)
+            yield Hold(START + 10 * number + 10, True, attempt.ranks)
+
+    job = view.job(JobId("4"))
+    assert job is not None
+    kept = reserve_in_order(job, Now(1, START + 1), rooms(view, Policy()), ends())
+    assert kept is not None
+    assert (kept.at, looked) == (START + 10, [0, 1])
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))

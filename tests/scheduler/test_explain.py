@@ -101,6 +101,27 @@ def test_behind_placing_and_as_many_jobs_as_one_node_may_run() -> None:
     assert desk.reason(jobs[0]) is None
 
 
+def test_who_is_behind_whom_goes_by_the_order_of_the_plan_and_not_by_that_of_submitting() -> None:
+    desk = Desk(a_node("n1", gpus=1))
+    for name, seconds in (("eval", 10), ("train", 10_000)):
+        for _ in range(8):
+            id = desk.submit(gpus=1, name=name)
+            desk.run(id)
+            desk.tick(seconds)
+            desk.end(id)
+    desk.run(desk.submit(gpus=1, name="train"))
+    trains, evals = ([desk.submit(gpus=1, name=name) for _ in range(2)] for name in ("train", "eval"))
+    assert [say(desk, id) for id in (*evals, *trains)] == [
+        "resources: waits for 1 more GPU",
+        f"behind: behind {evals[0]}",
+        f"behind: behind {evals[0]}",
+        f"behind: behind {evals[0]}",
+    ]
+    desk.end(next(iter(desk.cluster.attempts.values())).job)
+    desk.plan()
+    assert desk.states_of(*evals, *trains) == ["ALLOCATED", "QUEUED", "QUEUED", "QUEUED"]
+
+
 def test_an_array_all_of_whose_elements_are_made_waits_as_its_first_that_waits() -> None:
     desk = Desk()
     desk.submit(array="0-1", gpus=4)

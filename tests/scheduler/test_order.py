@@ -28,6 +28,24 @@ def test_what_has_run_shortly_before_is_expected_to_be_short_again() -> None:
     assert order_of(line)[-2:] == [23, 22], "the short one goes before what was submitted earlier"
 
 
+def test_what_is_not_short_goes_as_it_was_submitted() -> None:
+    seconds = {"short": 60, "middle": HOUR / 2, "long": HOUR}
+    learned = [Work(i * 2 * HOUR, seconds[name], name=name) for i, name in enumerate([*seconds] * 8)]
+    now = 60 * HOUR
+    waiting = [Work(now + i, seconds[name], name=name) for i, name in enumerate(["long", "long", "middle", "long"])]
+    line = Line(1, 1)
+    line.run([*learned, *waiting])
+    assert order_of(line)[-4:] == [25, 26, 27, 28]
+
+
+def test_a_time_limit_makes_a_job_short() -> None:
+    learned = [Work(i * 2 * HOUR, HOUR) for i in range(8)]
+    now = 40 * HOUR
+    line = Line(1, 1)
+    line.run([*learned, Work(now, HOUR), Work(now + 1, HOUR), Work(now + 2, 60, limit=60)])
+    assert order_of(line)[-2:] == [11, 10]
+
+
 def test_predictions_that_are_switched_off_decide_nothing() -> None:
     learned = [Work(i * 2 * HOUR, 60 if i % 2 else HOUR, name="short" if i % 2 else "long") for i in range(20)]
     now = 40 * HOUR
