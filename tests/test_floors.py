@@ -34,6 +34,7 @@ FLOORS: list[dict[str, Sequence[str]]] = [
                 "gpu_use",
                 "model",
                 "predict",
+                "spent",
                 "protocol",
                 "reasons",
                 "settings",

@@ -80,7 +80,7 @@ class _Pass:
         self._rooms, self._chooser = open_rooms, Chooser(open_rooms, view.demand(), scheme.placing)
         self._claims = claims.jobs  # they have their room, and are not looked at
         self._started = Counter(job.array_id for job in claims.jobs.values())  # elements placed, by array
-        self._quotas = Quotas(view, claims.jobs.values())
+        self._quotas = Quotas(view, now, claims.jobs.values())
         self._full: set[Request] = set()  # for which no room is left
         self._reservation: Reservation | None = None
         self._backlog: float | None = None  # seconds of work that wait; worked out when it first matters

@@ -64,7 +64,7 @@ def preemptions(
     victims = _victims(view, now)
     if not victims:
         return ()
-    waiting = _waiting(view, order(view, now), claims, placements, min(victim.band for victim in victims))
+    waiting = _waiting(view, now, order(view, now), claims, placements, min(victim.band for victim in victims))
     search: _Search | None = None
     found = []
     for job, index in waiting:
@@ -96,14 +96,14 @@ def _victims(view: ClusterView, now: Now) -> list[_Victim]:
 
 
 def _waiting(
-    view: ClusterView, key: Order, claims: Claims, placements: list[Placement], least: int
+    view: ClusterView, now: Now, key: Order, claims: Claims, placements: list[Placement], least: int
 ) -> Iterator[tuple[Job, int | None]]:
     """The first of those that wait in queues above this priority, in their order; of an array element by element."""
     above = {queue.name for queue in view.settings.known_queues if queue.priority > least}
     placed = {(placement.job, placement.index) for placement in placements}
     taken = [*claims.jobs.values(), *(job for id, _ in placed if (job := view.job(id)) is not None)]
     started = Counter(job.array_id for job in taken)
-    quotas = Quotas(view, taken)
+    quotas = Quotas(view, now, taken)
     heads = []
     for lanes in view.ready().values():
         for lane, members in lanes:
