@@ -91,7 +91,7 @@ class Explainer:
     def _held_back(self, request: Request) -> WaitReason | None:
         """Why what fits does not start: it could delay the one for whom room is kept. None if it does start."""
         if self._planned is None:
-            self._planned = plan(self._view, self._now, self._policy)
+            self._planned = plan(self._view, self._now, self._policy, preempts=False)
         jobs = (self._view.job(placement.job) for placement in self._planned.placements)
         if not self._planned.reserved or any(job is not None and job.request == request for job in jobs):
             return None

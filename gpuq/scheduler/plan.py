@@ -55,8 +55,10 @@ SCHEMES = {
 }
 
 
-def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[OURS]) -> Plan:
-    """Starts for this instant, in order. The same view at the same time gives the same plan."""
+def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[OURS], preempts: bool = True) -> Plan:
+    """Starts for this instant, in order; with preempts also what to stop. The same view at the same time gives the same
+    plan.
+    """
     if not view.ready():
         return Plan()
     claims = settle(view, now, policy)
@@ -65,7 +67,7 @@ def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[O
         return Plan(claims.placements, vain=claims.vain)
     placing = _Pass(view, now, policy, scheme, open_rooms, claims)
     placing.run()
-    stops = preemptions(view, now, policy, scheme.order, claims, placing.placements)
+    stops = preemptions(view, now, policy, scheme.order, claims, placing.placements) if preempts else ()
     return Plan((*claims.placements, *placing.placements), placing.reserved, stops, claims.vain)
 
 
