@@ -139,6 +139,10 @@ class RealGpus:
         self._renumbered = [(g.index, g.uuid) for g in self._known] != [
             (d.index, d.uuid) for d in devices if not d.failure
         ]
+        apart = () if self._renumbered else reading.distances
+        self._known = tuple(
+            replace(gpu, distances=apart[gpu.index] if gpu.index < len(apart) else "") for gpu in self._known
+        )
         self._report("")
         return self._offer(devices, "" if devices else "the NVIDIA driver lists no GPUs")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent.topology import distances
 from gpuq.gpu_use import GpuProcess
 from gpuq.model import MAX_GPU_PROCESSES, GpuSample
 
@@ -24,6 +25,8 @@ LIBRARY = "libnvidia-ml.so.1"
 # A session opened before a GPU was reset or came back may go on calling it lost: while a device fails, a new session
 # is opened this often. Opening one takes up to seconds where the driver keeps no state between users.
 REPROBE_SECONDS = 60.0
+_SWITCH = "switch"  # in place of an address
+_SWITCH_TYPE = 2  # NVML_NVLINK_DEVICE_TYPE_SWITCH, which older bindings do not name
 _MAX_XIDS = 64  # taken in one reading: a GPU that fails may raise them faster than they are read
 # What holds clocks back, by the names of the library's constants; that a GPU is idle or was told so is no trouble.
 _THROTTLES = {
@@ -68,6 +71,7 @@ class Device:
 class DriverReading:
     driver_version: str | None
     devices: tuple[Device, ...]  # in NVML index order
+    distances: tuple[str, ...] = ()  # between them, see agent/topology.py; empty: not known, or all alike
 
 
 class _DeviceFailing(Exception):
@@ -88,6 +92,7 @@ class Nvml:
         self._some_failed = False
         self._events: Any = None  # the set through which the driver tells of Xids, where it can
         self._xids: dict[int, list[int]] = {}  # by index, since the last reading
+        self._distances: tuple[str, ...] | None = None  # once all devices have answered in a session
 
     @property
     def loaded(self) -> bool:
@@ -105,16 +110,19 @@ class Nvml:
             count = lib.nvmlDeviceGetCount()
             self._take_xids()
             devices = tuple([self._device(i) for i in range(count)])
+            if self._distances is None and not any(d.failure for d in devices):
+                self._distances = self._measure(count)
         except lib.NVMLError as error:
             self.close()
             raise DriverFailing(f"NVML: {error}") from error
         self._some_failed = any(d.failure for d in devices)
-        return DriverReading(self._driver_version, devices)
+        return DriverReading(self._driver_version, devices, self._distances or ())
 
     def close(self) -> None:
         """End the session, if one is open; the next read opens another."""
         self._identity.clear()
         self._xids.clear()
+        self._distances = None
         if self._open:
             self._open = False
             if self._events is not None:
@@ -213,6 +221,40 @@ class Nvml:
             self._identity[index] = (handle, uuid, name)
             self._listen(handle)
         return self._identity[index]
+
+    def _measure(self, count: int) -> tuple[str, ...]:
+        """How far the devices are from each other; empty where the driver does not say."""
+        lib = self._lib
+        handles = [self._identity[i][0] for i in range(count)]
+        try:
+            levels = [[0 if a is b else self._optional(lib.nvmlDeviceGetTopologyCommonAncestor, a, b) for b in handles]
+                      for a in handles]  # fmt: skip
+            links = [self._links(handle) for handle in handles]
+            buses = [self._bus(self._optional(lib.nvmlDeviceGetPciInfo, handle)) for handle in handles]
+        except _DeviceFailing:
+            return ()
+        known = [[level for level in row if level is not None] for row in levels]
+        if any(len(row) < count for row in known):
+            return ()
+        linked = [[buses[j] in links[i] or _SWITCH in links[i] & links[j] for j in range(count)] for i in range(count)]
+        return distances(known, linked)
+
+    def _links(self, handle: Any) -> set[str | None]:
+        """Where the NVLinks of a device lead that work: addresses of others, and _SWITCH for any NVSwitch."""
+        lib = self._lib
+        found: set[str | None] = set()
+        for link in range(lib.NVML_NVLINK_MAX_LINKS):
+            if not self._optional(lib.nvmlDeviceGetNvLinkState, handle, link):
+                continue
+            if self._optional(lib.nvmlDeviceGetNvLinkRemoteDeviceType, handle, link) == _SWITCH_TYPE:
+                found.add(_SWITCH)
+            elif (other := self._bus(self._optional(lib.nvmlDeviceGetNvLinkRemotePciInfo, handle, link))) is not None:
+                found.add(other)
+        return found
+
+    @staticmethod
+    def _bus(info: Any) -> str | None:
+        return None if info is None else f"{info.domain:x}:{info.bus:x}:{info.device:x}"
 
     def _listen(self, handle: Any) -> None:
         """Has the driver tell of this device's Xids, where it can."""

@@ -34,6 +34,7 @@ from gpuq.model import (
 )
 from gpuq.predict import RunTimes, Usage
 from gpuq.settings import Settings
+from gpuq.spent import Spent, SpentHour
 from gpuq.states import ACTIVE, FINAL, JobState, NodeState
 
 
@@ -69,6 +70,8 @@ class Snapshot(Protocol):
     def attempts(self) -> Iterable[Attempt]: ...
     @property
     def past(self) -> Iterable[PastRun]: ...
+    @property
+    def spent(self) -> Iterable[SpentHour]: ...
     @property
     def nodes(self) -> Iterable[Node]: ...
     @property
@@ -113,6 +116,7 @@ class Cluster:
         # Learned, not recorded: nothing but the order of the queue and what people are told depends on them.
         self.run_times = RunTimes()
         self.usage = Usage()
+        self.spent = Spent()
         self._free: dict[NodeName, _Free] = {}  # computed on demand, dropped on change
 
     @classmethod
@@ -125,6 +129,8 @@ class Cluster:
         for run in snapshot.past:
             cluster.run_times.remember(run)
             cluster.usage.remember(run)
+        for hour in snapshot.spent:
+            cluster.spent.remember(hour)
         for attempt in snapshot.attempts:
             cluster._put_attempt(attempt)
         cluster._users = {user.name: user for user in snapshot.users}
@@ -279,11 +285,13 @@ class Cluster:
         if job is not None:
             self.run_times.started(attempt.uid, job, attempt.granted_at)
             self.usage.started(attempt.uid, job, attempt.granted_at)
+            self.spent.started(attempt, job.user)
 
     def _learn_end(self, attempt: Attempt) -> None:
         assert attempt.ended_at is not None
         self.run_times.ended(attempt.uid, attempt.ended_at, attempt.whole)
         self.usage.ended(attempt.uid, attempt.ended_at)
+        self.spent.ended(attempt.uid, attempt.ended_at)
 
     def _put_node(self, node: Node) -> None:
         self._nodes[node.name] = node

@@ -410,6 +410,9 @@ class Gpu:
     foreign: ForeignUse | None = None
     fault: int = 0
     pardoned: int = 0
+    distances: str = (
+        ""  # a digit for each GPU of the machine by index, see agent/topology.py; empty: nothing to choose by
+    )
 
 
 @dataclass(frozen=True, slots=True)

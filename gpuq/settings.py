@@ -239,7 +239,7 @@ class Quota:
     user: str
     jobs: int | None = field(default=None, metadata=_about(Number(), "most jobs that run at once"))
     gpus: int | None = field(default=None, metadata=_about(Number(), "most GPUs held at once"))
-    gpu_hours: int | None = field(default=None, metadata=_about(Number(), "most GPU-hours in any 30 days", acts=False))
+    gpu_hours: int | None = field(default=None, metadata=_about(Number(), "most GPU-hours in any 30 days"))
 
 
 MAIN = Queue("main", default=True)  # the one queue where none is configured

@@ -10,6 +10,7 @@ from gpuq.changes import PutToken
 from gpuq.model import Attempt, AttemptUid, Job, JobId, Lane, Node, NodeName, Rank, Request, User, Waiting
 from gpuq.predict import RunTimes, Usage
 from gpuq.settings import Settings
+from gpuq.spent import Spent
 from gpuq.states import JobState, NodeState
 
 
@@ -112,6 +113,10 @@ class ClusterView(Protocol):
     @property
     def usage(self) -> Usage:
         """Who has used how many GPU-seconds lately."""
+
+    @property
+    def spent(self) -> Spent:
+        """Who has had how many GPU-hours in the last 30 days."""
 
     def demand(self) -> Mapping[Request, int]:
         """How many jobs that have not ended ask for what; an array counts its waiting elements."""

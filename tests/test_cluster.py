@@ -425,7 +425,14 @@ def test_nothing_is_kept_of_what_has_ended() -> None:
     fresh = Cluster(desk)
     fresh.apply(PutNode(node) for node in desk.cluster.nodes.values())
     for name, value in vars(desk.cluster).items():
-        if name not in ("next_number", "_free", "_on_node", "run_times", "usage"):  # the last two learn, within bounds
+        if name not in (
+            "next_number",
+            "_free",
+            "_on_node",
+            "run_times",
+            "usage",
+            "spent",
+        ):  # the last three learn, within bounds
             assert value == vars(fresh)[name], name
     assert not any(vars(desk.cluster)["_on_node"].values())
 
@@ -453,6 +460,7 @@ class _Empty:
         self.element_counts: dict[JobId, dict[JobState, int]] = {}
         self.attempts: list[Any] = []
         self.past: list[Any] = []
+        self.spent: list[Any] = []
         self.nodes = list(desk.cluster.nodes.values())
         self.users, self.tokens = list(desk.cluster.users.values()), list(desk.cluster.tokens.values())
         self.settings = desk.cluster.settings

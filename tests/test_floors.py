@@ -40,6 +40,7 @@ FLOORS: list[dict[str, Sequence[str]]] = [
                 "reasons",
                 "settings",
                 "spec",
+                "spent",
                 "states",
                 "units",
                 "version",

@@ -31,11 +31,11 @@ def simulate() -> None:
 @simulate.command(
     name="queue",
     epilog=examples(
-        "gpuq simulate queue --trace jobs.csv.gz --nodes 8 --gpus-per-node 8",
+        "gpuq simulate queue --trace jobs.csv --nodes 8 --gpus-per-node 8",
         "gpuq simulate queue --trace jobs.csv.gz --nodes 10 --gpus-per-node 8 --policy easy --limits over:2",
     ),
 )
-@click.option("--trace", required=True, type=_TRACE, metavar="FILE", help="Gzipped CSV of jobs: see the manual.")
+@click.option("--trace", required=True, type=_TRACE, metavar="FILE", help="CSV of jobs, also gzipped: see the manual.")
 @click.option("--nodes", required=True, type=click.IntRange(1, 100_000), metavar="N", help="Nodes of the cluster.")
 @click.option("--gpus-per-node", required=True, type=click.IntRange(1, 1_024), metavar="G", help="GPUs of each node.")
 @click.option(

@@ -15,7 +15,7 @@ from heapq import nsmallest
 from typing import NewType
 
 from gpuq.model import NodeName, Rank, Request
-from gpuq.scheduler.fit import Room, allowed, fits, matching
+from gpuq.scheduler.fit import Room, allowed, chosen, fits, matching
 from gpuq.scheduler.free import Free, after, free_of, kind_of
 from gpuq.scheduler.placing import PLACINGS, Score
 
@@ -177,15 +177,13 @@ def _name(place: _Place) -> NodeName:
 
 
 def _gpus(room: Room, request: Request) -> Iterator[tuple[int, ...]]:
-    """Sets of GPUs to choose from. One share may go on any GPU: one of each that have as much left is looked at.
-
-    Which whole GPUs of a node are close to each other (NVLink, PCIe, NUMA) no inventory says yet. Here is where it
-    would decide; until then the lowest indices are taken.
+    """Sets of GPUs to choose from: of whole ones those closest to each other. One share may go on any GPU: one of each
+    that have as much left is looked at.
     """
-    fitting = matching(room, request)
     if request.gpu_share_bytes is None or request.gpus_per_node != 1:
-        yield tuple(sorted(fitting[: request.gpus_per_node]))
+        yield chosen(room, request)
         return
+    fitting = matching(room, request)
     seen = set()
     for gpu in fitting:
         left = room.shares.get(gpu)

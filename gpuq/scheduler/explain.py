@@ -63,7 +63,7 @@ class Explainer:
         if not startable(self._view, job):
             return WaitReason(WaitCode.ARRAY_LIMIT, _array_limit(max_running(self._view, job)))
         if self._quotas is None:
-            self._quotas = Quotas(self._view, self._settled.jobs.values())
+            self._quotas = Quotas(self._view, self._now, self._settled.jobs.values())
         if over := self._quotas.reason(job):
             return over
         line = self._lines.get(job.request) or self._line(job.request)
@@ -91,7 +91,7 @@ class Explainer:
     def _held_back(self, request: Request) -> WaitReason | None:
         """Why what fits does not start: it could delay the one for whom room is kept. None if it does start."""
         if self._planned is None:
-            self._planned = plan(self._view, self._now, self._policy)
+            self._planned = plan(self._view, self._now, self._policy, preempts=False)
         jobs = (self._view.job(placement.job) for placement in self._planned.placements)
         if not self._planned.reserved or any(job is not None and job.request == request for job in jobs):
             return None
@@ -117,7 +117,7 @@ class Explainer:
 
     def _first_of_each(self) -> dict[Request, tuple[Key, Job]]:
         """By request, the first in the plan's order that may start, with its key."""
-        quotas = self._quotas or Quotas(self._view, self._settled.jobs.values())
+        quotas = self._quotas or Quotas(self._view, self._now, self._settled.jobs.values())
         firsts: dict[Request, tuple[Key, Job]] = {}
         for request, lanes in self._view.ready().items():
             for lane, members in lanes:

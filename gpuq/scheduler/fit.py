@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from gpuq import constraint
 from gpuq.model import Gpu, GpuHealth, Inventory, Node, NodeName, Rank, Request
+from gpuq.scheduler.near import closest
 from gpuq.states import NodeState
 from gpuq.units import format_size, plural
 from gpuq.view import ClusterView, Policy
@@ -248,7 +249,16 @@ def allowed(name: NodeName, request: Request) -> bool:
     return name not in request.not_nodes and (not request.only_nodes or name in request.only_nodes)
 
 
+def chosen(room: Room, request: Request) -> tuple[int, ...]:
+    """GPUs for the request where it fits: whole ones as close to each other as there are, shares on the fullest."""
+    fitting = matching(room, request)
+    if request.gpu_share_bytes is not None:
+        return tuple(sorted(fitting[: request.gpus_per_node]))
+    return closest(room.inventory, fitting, request.gpus_per_node)
+
+
 def rank_on(room: Room, request: Request) -> Rank:
-    """The grant of one node: the first GPUs that match, so that equal views give equal plans."""
-    chosen = tuple(sorted(matching(room, request)[: request.gpus_per_node]))
-    return Rank(room.name, chosen, request.cpus, request.memory_bytes, request.gpu_share_bytes, request.exclusive)
+    """The grant of one node, the same for equal views."""
+    return Rank(
+        room.name, chosen(room, request), request.cpus, request.memory_bytes, request.gpu_share_bytes, request.exclusive
+    )

@@ -59,7 +59,7 @@ def held_until(view: ClusterView, now: Now, attempt: Attempt) -> Hold | None:
 
 def _waiting(view: ClusterView, now: Now, claims: Claims) -> Iterator[Job]:
     """Those that only wait for room, in the plan's order; an array as often as it may start elements."""
-    key, quotas = by_expectation(view, now), Quotas(view, claims.jobs.values())
+    key, quotas = by_expectation(view, now), Quotas(view, now, claims.jobs.values())
     found = []
     for lanes in view.ready().values():
         for lane, members in lanes:

@@ -60,14 +60,14 @@ def kind_of(inventory: Inventory) -> Kind:
     known = _seen.get(id(inventory))
     if known is not None:
         return known[1]
-    gpus = tuple((gpu.index, gpu.name, gpu.memory_total_bytes) for gpu in inventory.gpus)
+    gpus = tuple((gpu.index, gpu.name, gpu.memory_total_bytes, gpu.distances) for gpu in inventory.gpus)
     labels = tuple(sorted(inventory.labels.items()))
     room = inventory.cpus, inventory.memory_total_bytes
     offer = gpus, room, inventory.driver_version, labels, inventory.accounts
     kind = _kinds.get(offer)
     if kind is None:
         memory = {gpu.index: gpu.memory_total_bytes or 0 for gpu in inventory.gpus}
-        mixed = len({offered[1:] for offered in gpus}) > 1
+        mixed = len({offered[1:3] for offered in gpus}) > 1
         kind = _kinds[offer] = Kind(inventory, len(gpus), max(memory.values(), default=0), mixed, memory)
     if len(_seen) >= _MOST_SEEN:
         _seen.clear()

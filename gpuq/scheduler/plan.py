@@ -63,8 +63,10 @@ SCHEMES = {
 }
 
 
-def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[OURS]) -> Plan:
-    """Starts for this instant, in order. The same view at the same time gives the same plan."""
+def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[OURS], preempts: bool = True) -> Plan:
+    """Starts for this instant, in order; with preempts also what to stop. The same view at the same time gives the same
+    plan.
+    """
     if not view.fronts():
         return Plan()
     claims = settle(view, now, policy)
@@ -73,7 +75,7 @@ def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[O
         return Plan(claims.placements, vain=claims.vain)
     placing = _Pass(view, now, policy, scheme, open_rooms, claims)
     placing.run()
-    stops = preemptions(view, now, policy, scheme.order, claims, placing.placements)
+    stops = preemptions(view, now, policy, scheme.order, claims, placing.placements) if preempts else ()
     return Plan((*claims.placements, *placing.placements), placing.reserved, stops, claims.vain)
 
 
@@ -89,7 +91,7 @@ class _Pass:
         self._claims = claims.jobs  # they have their room, and are not looked at
         self._claiming = {job.lane for job in claims.jobs.values()}
         self._started = Counter(job.array_id for job in claims.jobs.values())  # elements placed, by array
-        self._quotas = Quotas(view, claims.jobs.values())
+        self._quotas = Quotas(view, now, claims.jobs.values())
         self._full: set[Request] = set()  # for which no room is left
         self._full_beside: set[Request] = set()  # for which none is left beside what is kept
         self._reservation: Reservation | None = None

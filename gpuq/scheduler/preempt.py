@@ -14,17 +14,18 @@ from itertools import islice
 from typing import NamedTuple
 
 from gpuq import arrays
-from gpuq.model import Attempt, Job, NodeName, Now, Rank, Request
+from gpuq.model import Attempt, Job, Lane, NodeName, Now, Rank, Request
 from gpuq.scheduler.backfill import Hold, Reservation, reserve, until_when
 from gpuq.scheduler.claim import Claims, goes
-from gpuq.scheduler.fit import Room, allowed, fits, matching, rank_on, rooms
+from gpuq.scheduler.fit import Room, allowed, empty, fits, matching, rank_on, rooms
 from gpuq.scheduler.limits import startable
-from gpuq.scheduler.order import Order
+from gpuq.scheduler.order import Key, Order
 from gpuq.scheduler.quota import Quotas
 from gpuq.states import JobState
 from gpuq.view import ClusterView, Placement, Policy, Preemption
 
-_MOST_JOBS = 50  # looked at in one plan: the next one, a second later at most, goes on
+_MOST_JOBS = 1_000  # looked at in one plan, and _MOST_SEARCHES of them closely: 10 ms each on 1,000 nodes
+_MOST_SEARCHES = 10  # the next plan, a second later at most, goes on
 _MOST_SETS = 300  # of victims on one node; beyond them the cheapest that were found one by one
 _STOPPABLE = (JobState.ALLOCATED, JobState.STARTING, JobState.RUNNING)
 
@@ -64,11 +65,13 @@ def preemptions(
     victims = _victims(view, now)
     if not victims:
         return ()
-    waiting = _waiting(view, order(view, now), claims, placements, min(victim.band for victim in victims))
+    waiting = _waiting(view, now, order(view, now), claims, placements, min(victim.band for victim in victims))
     search: _Search | None = None
     found = []
     for job, index in waiting:
         search = search or _Search(view, now, policy, victims, claims, placements)
+        if search.made == _MOST_SEARCHES:
+            break
         made = search.make_room(job)
         if made is not None and made[1]:
             ranks, stopped = made
@@ -96,20 +99,17 @@ def _victims(view: ClusterView, now: Now) -> list[_Victim]:
 
 
 def _waiting(
-    view: ClusterView, key: Order, claims: Claims, placements: list[Placement], least: int
+    view: ClusterView, now: Now, key: Order, claims: Claims, placements: list[Placement], least: int
 ) -> Iterator[tuple[Job, int | None]]:
     """The first of those that wait in queues above this priority, in their order; of an array element by element."""
     above = {queue.name for queue in view.settings.known_queues if queue.priority > least}
     placed = {(placement.job, placement.index) for placement in placements}
     taken = [*claims.jobs.values(), *(job for id, _ in placed if (job := view.job(id)) is not None)]
     started = Counter(job.array_id for job in taken)
-    quotas = Quotas(view, taken)
-    heads = []
-    for lanes in view.ready().values():
-        for lane, members in lanes:
-            if lane.queue in above:
-                heads += [(key(lane, job), job.number, job) for job in islice(members, _MOST_JOBS)]
-    for _, _, job in heapq.nsmallest(_MOST_JOBS, heads, key=lambda head: head[:2]):
+    quotas = Quotas(view, now, taken)
+    lanes = (found for each in view.ready().values() for found in each if found[0].queue in above)
+    lines = [_in_line(key, lane, members) for lane, members in lanes]
+    for _, job in islice(heapq.merge(*lines, key=_first), _MOST_JOBS):
         indices = [None] if job.array is None else list(islice(arrays.expand(job.array.waiting), _MOST_JOBS))
         for index in indices:
             if (job.id, index) in placed or job.id in claims.jobs:
@@ -119,6 +119,14 @@ def _waiting(
             started[job.array_id] += 1
             quotas.took(job)
             yield job, index
+
+
+def _in_line(key: Order, lane: Lane, members: Iterable[Job]) -> Iterator[tuple[Key, Job]]:
+    return ((key(lane, job), job) for job in members)
+
+
+def _first(head: tuple[Key, Job]) -> Key:
+    return head[0]
 
 
 class _Search:
@@ -133,7 +141,12 @@ class _Search:
         claims: Claims,
         placements: list[Placement],
     ) -> None:
-        self._view, self._now, self._victims = view, now, victims
+        self.made = 0  # searches
+        self._view, self._now, self._policy = view, now, policy
+        self._on: dict[NodeName, list[_Victim]] = {}  # by node, the cheapest first
+        for victim in victims:
+            for rank in victim.attempt.ranks:
+                self._on.setdefault(rank.node, []).append(victim)
         self._bands = {queue.name: queue.priority for queue in view.settings.known_queues}
         self._predicts = view.settings.cluster.predict_run_times
         self._rooms = {room.name: room for room in rooms(view, policy) if not room.closed}
@@ -157,28 +170,66 @@ class _Search:
         request, band = job.request, self._bands.get(job.queue, 0)
         if (band, request) in self._hopeless:
             return None
+        self.made += 1
         kept = self._kept_from(job)
-        yielding = [victim for victim in self._victims if victim.band < band]
-        chosen: list[NodeName] = []
-        gone: list[_Victim] = []
-        while len(chosen) < request.nodes:
-            best = self._best((*kept, *chosen), yielding, gone, request)
-            if best is None:
-                if not kept:  # else it is for how long it runs, and another of the same kind may be shorter
-                    self._hopeless.add((band, request))
-                self._first = self._first or job
-                return None
-            chosen.append(best[0])
-            gone += best[1]
-        gone = self._needed(chosen, gone, request)
+        found = self._cheapest_nodes(request, band, kept)
+        if found is None:
+            if not kept:
+                self._hopeless.add((band, request))
+            if self._first is None and self._could_ever(request):
+                self._first = job
+            return None
+        names, gone = found
         for victim in gone:
-            self._victims.remove(victim)
+            for rank in victim.attempt.ranks:
+                self._on[rank.node].remove(victim)
             self._each(victim.attempt.ranks, Room.give)
-        ranks = tuple(rank_on(self._rooms[name], request) for name in sorted(chosen))
+        ranks = tuple(rank_on(self._rooms[name], request) for name in sorted(names))
         self._each(ranks, Room.take)
         if kept and self._reservation is not None:
             self._reservation.started(ranks, outlasts=True)
         return ranks, gone
+
+    def _cheapest_nodes(
+        self, request: Request, band: int, kept: tuple[NodeName, ...]
+    ) -> tuple[list[NodeName], list[_Victim]] | None:
+        """As many nodes as are asked for, each in turn where least more is lost, and who is stopped for them."""
+        bounds = {
+            name: bound
+            for name, room in self._rooms.items()
+            if name not in kept
+            and allowed(name, request)
+            and (bound := least(room, self._yielding(name, band), request)) is not None
+        }
+        exact: dict[NodeName, list[_Victim] | None] = {}
+        names: list[NodeName] = []
+        gone: list[_Victim] = []
+        while len(names) < request.nodes:
+            best: tuple[_Cost, NodeName, list[_Victim]] | None = None
+            for name in sorted(bounds, key=lambda name: (bounds[name], name)):
+                if best is not None and bounds[name] >= best[0]:
+                    break  # nor is any that follows
+                if name not in exact:
+                    here = [victim for victim in self._yielding(name, band) if victim not in gone]
+                    exact[name] = cheapest(_with(self._rooms[name], gone), here, request)
+                stopped = exact[name]
+                if stopped is not None and (best is None or _total(stopped) < best[0]):
+                    best = _total(stopped), name, stopped
+            if best is None:
+                return None
+            names.append(best[1])
+            del bounds[best[1]]
+            gone += best[2]
+            for node in {rank.node for victim in best[2] for rank in victim.attempt.ranks} & bounds.keys():
+                exact.pop(node, None)
+                bounds[node] = _Cost(0, 0)  # a gang that goes leaves room there too
+        return names, self._needed(names, gone, request)
+
+    def _yielding(self, name: NodeName, band: int) -> list[_Victim]:
+        return [victim for victim in self._on.get(name, ()) if victim.band < band]
+
+    def _could_ever(self, request: Request) -> bool:
+        return sum(fits(empty(room, self._policy), request) for room in self._rooms.values()) >= request.nodes
 
     def _kept_from(self, job: Job) -> tuple[NodeName, ...]:
         """Nodes that it has to leave alone: it could delay the first for whom nothing could be done."""
@@ -188,7 +239,6 @@ class _Search:
             rooms = [_with(room, ()) for room in self._rooms.values()]  # of its own: these here are changed meanwhile
             self._reservation = reserve(self._first, self._now, rooms, self._holds())
             if self._reservation is None:
-                self._first = None  # nothing delays what can not start anyway
                 return ()
         until, bounded = until_when(self._view, job, None, self._now, self._predicts)
         outlasts = not bounded or until > self._reservation.at
@@ -200,26 +250,6 @@ class _Search:
             if job is not None and attempt.stop is None:
                 until, bounded = until_when(self._view, job, attempt, self._now, self._predicts)
                 yield Hold(until, bounded, attempt.ranks)
-
-    def _best(
-        self, without: tuple[NodeName, ...], yielding: list[_Victim], gone: list[_Victim], request: Request
-    ) -> tuple[NodeName, list[_Victim]] | None:
-        """The node on which the fewest would be lost besides those that are gone."""
-        best: tuple[_Cost, NodeName, list[_Victim]] | None = None
-        by_node = _by_node(victim for victim in yielding if victim not in gone)
-        for name, room in self._rooms.items():
-            if name in without or not allowed(name, request):
-                continue
-            here = by_node.get(name, [])
-            left = _with(room, gone) if gone else room
-            if not here and not fits(left, request):
-                continue
-            found = cheapest(left, here, request, None if best is None else best[0])
-            if found is not None:
-                cost = _total(found)
-                if best is None or (cost, name) < best[:2]:
-                    best = cost, name, found
-        return None if best is None else best[1:]
 
     def _needed(self, chosen: list[NodeName], gone: list[_Victim], request: Request) -> list[_Victim]:
         """Without those that the others make unnecessary: a gang stopped for one node frees others too."""
@@ -235,32 +265,96 @@ class _Search:
                 do(self._rooms[rank.node], rank)
 
 
-def cheapest(room: Room, victims: list[_Victim], request: Request, most: _Cost | None) -> list[_Victim] | None:
-    """Of the sets of victims after whose end the request fits the room, the one that loses least, if less than `most`.
+def least(room: Room, victims: list[_Victim], request: Request) -> _Cost | None:
+    """What is lost at least before the request fits the room; None if it cannot come to fit.
 
-    victims come cheapest first. Sets are looked at from the cheapest on; where there are too many of them, victims are
-    added one by one instead, and those that turn out unnecessary are spared.
+    Of each thing that is short as much goes as is needed, from whom it costs least, as if they could go in parts.
+    """
+    if fits(room, request):
+        return _Cost(0, 0)
+    if not victims:
+        return None
+    shares = request.gpu_share_bytes is not None
+    bound = _Cost(0, 1)
+    for short, held in (
+        (0 if shares else request.gpus_per_node - len(matching(room, request)), _gpus),
+        (request.cpus and request.cpus - room.cpus, _cpus),
+        (request.memory_bytes and request.memory_bytes - room.memory_bytes, _memory),
+    ):
+        if short > 0:
+            parts = [(v.cost.gpu_seconds, n) for v in victims for n in (held(v, room.name),) if n]
+            if sum(n for _, n in parts) < short:
+                return None
+            bound = max(bound, _bound(parts, short))
+    return bound
+
+
+def _bound(parts: list[tuple[int, int]], short: int) -> _Cost:
+    """Of (cost, amount) the least that gives so much, and by how many at the least."""
+    seconds, left = 0.0, short
+    for cost, amount in sorted(parts, key=lambda part: part[0] / part[1]):
+        seconds += cost * min(1.0, left / amount)
+        left -= amount
+        if left <= 0:
+            break
+    jobs, left = 0, short
+    for amount in sorted((amount for _, amount in parts), reverse=True):
+        jobs, left = jobs + 1, left - amount
+        if left <= 0:
+            break
+    return _Cost(int(seconds), jobs)
+
+
+def _on_node(victim: _Victim, name: NodeName) -> Rank:
+    return next(rank for rank in victim.attempt.ranks if rank.node == name)
+
+
+def _gpus(victim: _Victim, name: NodeName) -> int:
+    return len(_on_node(victim, name).gpus)
+
+
+def _cpus(victim: _Victim, name: NodeName) -> int:
+    return _on_node(victim, name).cpus
+
+
+def _memory(victim: _Victim, name: NodeName) -> int:
+    return _on_node(victim, name).memory_bytes
+
+
+def cheapest(room: Room, victims: list[_Victim], request: Request) -> list[_Victim] | None:
+    """Of the sets of victims after whose end the request fits the room, the one that loses least; None without any.
+
+    victims come cheapest first. Who is in every such set is in this one; of the others sets are looked at from the
+    cheapest on. Where there are too many of them, victims are added one by one, and those not needed then spared.
     """
     if fits(room, request):
         return []
     victims = [victim for victim in victims if _helps(room, victim, request)]
     if not fits(_with(room, victims), request):
         return None
-    sets: list[tuple[_Cost, tuple[int, ...]]] = [(victims[0].cost, (0,))]
+    needed: list[_Victim] = []
+    others: list[_Victim] = []
+    for victim in victims:
+        without = _with(room, (other for other in victims if other is not victim))
+        (others if fits(without, request) else needed).append(victim)
+    room = _with(room, needed)
+    if fits(room, request):
+        return needed
+    short = 0 if request.gpu_share_bytes is not None else request.gpus_per_node - len(matching(room, request))
+    sets: list[tuple[_Cost, tuple[int, ...]]] = [(others[0].cost, (0,))]
     for _ in range(_MOST_SETS):
         if not sets:
             break
         cost, chosen = heapq.heappop(sets)
-        if most is not None and cost >= most:
-            return None
-        if fits(_with(room, picked := [victims[i] for i in chosen]), request):
-            return picked
+        picked = [others[i] for i in chosen]
+        if sum(_gpus(victim, room.name) for victim in picked) >= short and fits(_with(room, picked), request):
+            return needed + picked
         following = chosen[-1] + 1
-        if following < len(victims):
-            more = victims[following].cost
+        if following < len(others):
+            more = others[following].cost
             heapq.heappush(sets, (cost.plus(more), (*chosen, following)))
-            heapq.heappush(sets, (_total([victims[i] for i in chosen[:-1]]).plus(more), (*chosen[:-1], following)))
-    return _one_by_one(room, victims, request)
+            heapq.heappush(sets, (_total(picked[:-1]).plus(more), (*chosen[:-1], following)))
+    return needed + _one_by_one(room, others, request)
 
 
 def _one_by_one(room: Room, victims: list[_Victim], request: Request) -> list[_Victim]:
@@ -278,16 +372,14 @@ def _one_by_one(room: Room, victims: list[_Victim], request: Request) -> list[_V
 
 def _helps(room: Room, victim: _Victim, request: Request) -> bool:
     """Whether it holds something that the request is short of in the room."""
-    held = [rank for rank in victim.attempt.ranks if rank.node == room.name]
-    short_of_gpus = len(matching(room, request)) < request.gpus_per_node
-    return any(
-        (rank.gpus and short_of_gpus)
+    rank = _on_node(victim, room.name)
+    return bool(
+        (rank.gpus and len(matching(room, request)) < request.gpus_per_node)
         or (rank.cpus and room.cpus < request.cpus)
         or (rank.memory_bytes and room.memory_bytes < request.memory_bytes)
         or room.ranks <= 0
         or request.exclusive
         or rank.exclusive
-        for rank in held
     )
 
 
@@ -306,11 +398,3 @@ def _total(victims: Iterable[_Victim]) -> _Cost:
     for victim in victims:
         total = total.plus(victim.cost)
     return total
-
-
-def _by_node(victims: Iterable[_Victim]) -> dict[NodeName, list[_Victim]]:
-    found: dict[NodeName, list[_Victim]] = {}
-    for victim in victims:
-        for name in {rank.node for rank in victim.attempt.ranks}:
-            found.setdefault(name, []).append(victim)
-    return found

@@ -1,4 +1,4 @@
-"""What one user may have at once: by quota over all queues, and by the limits of a queue."""
+"""What one user may have: at once, by quota over all queues and by the limits of a queue, and in 30 days."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from gpuq.model import Job
+from gpuq.model import Job, Now
 from gpuq.reasons import WaitCode, WaitReason
 from gpuq.units import plural
 from gpuq.view import ClusterView
 
 _ANY = ""  # in place of a queue's name: all of them
+_MANY = 1 << 30  # more starts than anybody asks for
 
 
 class _Limit(NamedTuple):
@@ -35,13 +36,29 @@ class _Limit(NamedTuple):
         return f"{needs}quota {self.used} of {self.most} {plural(self.most, self.what)}{where}"
 
 
+class _Hours(NamedTuple):
+    """GPU-hours a user has had in 30 days, and the limit: who is below it may begin, however long it takes then."""
+
+    used: float
+    most: int
+
+    @property
+    def starts(self) -> int:
+        return _MANY if self.used < self.most else 0
+
+    def __str__(self) -> str:
+        return f"quota {int(self.used)} of {self.most} {plural(self.most, 'GPU-hour')} in 30 days"
+
+
 class Quotas:
     """What each user holds against what they may, kept up while a plan is made. starting: who holds room already.
 
     Jobs count from their grant to the end of their attempt; a share of a GPU counts as one.
     """
 
-    def __init__(self, view: ClusterView, starting: Iterable[Job] = ()) -> None:
+    def __init__(self, view: ClusterView, now: Now, starting: Iterable[Job] = ()) -> None:
+        self._spent, self._now = view.spent, now
+        self._hours: dict[str, float] = {}  # by user, as far as asked for
         self._settings = view.settings
         self._quotas = {quota.user: quota for quota in view.settings.quotas}
         self._jobs: Counter[tuple[str, str]] = Counter()  # by user and queue
@@ -72,14 +89,21 @@ class Quotas:
         limit = next((limit for limit in self._limits(job) if not limit.starts), None)
         return None if limit is None else WaitReason(WaitCode.QUOTA, str(limit))
 
-    def _limits(self, job: Job) -> Iterator[_Limit]:
+    def _limits(self, job: Job) -> Iterator[_Limit | _Hours]:
         if not self.any:
             return
         quota, queue = self._quotas.get(job.user), self._settings.queue(job.queue)
         if quota is not None:
             yield from self._two(job, _ANY, quota.gpus, quota.jobs)
+            if quota.gpu_hours is not None and job.request.gpus:
+                yield _Hours(self._used(job.user), quota.gpu_hours)
         if queue is not None:
             yield from self._two(job, queue.name, queue.max_gpus_per_user, queue.max_jobs_per_user)
+
+    def _used(self, user: str) -> float:
+        if user not in self._hours:
+            self._hours[user] = self._spent.gpu_hours(user, self._now.wall)
+        return self._hours[user]
 
     def _two(self, job: Job, queue: str, gpus: int | None, jobs: int | None) -> Iterator[_Limit]:
         held = job.user, queue

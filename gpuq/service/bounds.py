@@ -79,6 +79,10 @@ def _check_inventory(inventory: Inventory) -> None:
     for gpu in gpus:
         if not 0 <= gpu.index < MAX_GPUS:
             raise InvalidRequest(f"a GPU has the index {gpu.index}", f"indices are 0 to {MAX_GPUS - 1}")
+        if gpu.distances and not (
+            gpu.distances.isascii() and gpu.distances.isdigit() and len(gpu.distances) <= MAX_GPUS
+        ):
+            raise InvalidRequest(f"GPU {gpu.index} says how far others are by '{gpu.distances[:40]}'", "digits only")
         if not 0 <= (gpu.memory_total_bytes or 0) <= _MAX_MEMORY_BYTES:
             raise InvalidRequest(f"GPU {gpu.index} has {gpu.memory_total_bytes} bytes of memory, which cannot be")
     if not 0 <= inventory.cpus <= _MAX_CPUS:

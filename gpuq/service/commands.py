@@ -236,9 +236,13 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Plan now. seed makes the uids of the attempts it grants: 20 random hex characters, new each time."""
+    """Plan now. seed makes the uids of the attempts it grants: 20 random hex characters, new each time.
+
+    preempts: whether jobs may be stopped for others as well.
+    """
 
     seed: str
+    preempts: bool = True
 
 
 UserCommand = (

@@ -75,6 +75,8 @@ class Controller:
             self.commit, self._records, self._life, policy, snapshot.epoch, clock, self._carry_out, self._follow_up
         )
         self._plan_due = False
+        # Once a second: whom to stop takes longer to find out than all else, and grace is counted in seconds anyway.
+        self._preempts = True
 
     def _cluster_of(self, snapshot: Snapshot) -> Cluster:
         cluster = Cluster.load(snapshot, self._life)
@@ -147,7 +149,8 @@ class Controller:
         if self._life.paused is not None:
             return
         if self.view.ready():
-            self.commit.apply(self._decide(Schedule(self._seed())))
+            self.commit.apply(self._decide(Schedule(self._seed(), self._preempts)))
+            self._preempts = False
         self._exchange.push()
 
     def _carry_out(self, command: Command) -> None:
@@ -170,6 +173,7 @@ class Controller:
             self._carry_out(Silence(name))
         self._carry_out(Tick())
         self._life.ordered.intersection_update(self.view.attempts)
+        self._preempts = True
         if self.view.ready():
             self._follow_up()  # a node may have come up, or a suspect one returned, without a change of its own
         self._exchange.expire(now)

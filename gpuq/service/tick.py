@@ -28,7 +28,7 @@ def tick(draft: Draft) -> None:
 
 def schedule(draft: Draft, command: Schedule) -> None:
     """Grants what the planner places, in its order, and stops whom it preempts."""
-    planned = plan(draft.view, draft.now, draft.policy)
+    planned = plan(draft.view, draft.now, draft.policy, preempts=command.preempts)
     for id in planned.vain:
         job = draft.job(id)
         if job is not None:

@@ -7,9 +7,11 @@ import gzip
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from gpuq.errors import InvalidRequest
 
+_GZIP = b"\x1f\x8b"
 _COLUMNS = ("job_id", "submit_time_s", "duration_s", "gpus")
 
 
@@ -33,7 +35,7 @@ def read(path: Path, since: float | None = None, until: float | None = None, vc:
     """
     jobs = []
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        with _open(path) as file:
             rows = csv.DictReader(file)
             missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
             if missing:
@@ -44,11 +46,20 @@ def read(path: Path, since: float | None = None, until: float | None = None, vc:
                 job = _job(path, rows.line_num, row)
                 if (since is None or job.submitted_at >= since) and (until is None or job.submitted_at < until):
                     jobs.append(job)
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path} is not a gzip file of text: {error}", "compress the trace with gzip") from error
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidRequest(f"{path} is not text, nor a gzip file of text: {error}", "give a CSV file") from error
     if not jobs:
         raise InvalidRequest(f"{path} has no job to replay", "look at --from, --until and --vc")
     return sorted(jobs, key=lambda job: job.submitted_at)
+
+
+def _open(path: Path) -> TextIO:
+    """The text of a file, compressed or not."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == _GZIP
+    if compressed:
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
 
 
 def _job(path: Path, line: int, row: dict[str, str]) -> TracedJob:

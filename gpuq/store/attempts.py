@@ -20,6 +20,7 @@ from gpuq.model import (
     batch_of,
     kind_of,
 )
+from gpuq.spent import HOUR_SECONDS, WINDOW_HOURS, SpentHour
 from gpuq.store.columns import job_id, job_key, record_of, record_text, records_of, records_text
 
 _COLUMNS = "ranks, stop, lost_since, ended_at, cause, uid, job, number, granted_at, on_lost, port"
@@ -27,6 +28,7 @@ _UPDATE = "UPDATE attempts SET ranks = ?, stop = ?, lost_since = ?, ended_at = ?
 _INSERT = f"INSERT INTO attempts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _GRANT = "INSERT INTO grants (attempt, rank, gpu_index, node, live, share_bytes) VALUES (?, ?, ?, ?, ?, ?)"
 _LEARNED_FROM = 10_000  # attempts: read in 0.2 s at the start
+_WINDOW_SECONDS = (WINDOW_HOURS + 1) * HOUR_SECONDS  # hours begin before what is asked for
 _AT_ONCE = 500  # uids of one query: SQLite takes at least 999 parameters
 _REGRANT = "UPDATE grants SET live = ? WHERE attempt = ? AND live <> ?"
 
@@ -111,6 +113,18 @@ def past(conn: Connection) -> list[PastRun]:
         " WHERE a.rowid > (SELECT max(rowid) FROM attempts) - ? AND a.ended_at IS NOT NULL ORDER BY a.ended_at, a.rowid"
     )
     return [_past_run(row) for row in conn.execute(sql, (_LEARNED_FROM,))]
+
+
+def spent(conn: Connection) -> list[SpentHour]:
+    """What attempts held that ended in the 30 days before the latest end; a share of a GPU counts as one."""
+    sql = (
+        f"SELECT jobs.user, CAST(a.ended_at / {HOUR_SECONDS} AS INTEGER) AS hour, SUM(CAST((a.ended_at - a.granted_at)"
+        " * (SELECT COUNT(*) FROM grants WHERE grants.attempt = a.uid) AS INTEGER)) AS gpu_seconds"
+        " FROM attempts AS a INDEXED BY attempts_ended JOIN jobs ON jobs.key = a.job WHERE a.ended_at > (SELECT"
+        f" MAX(ended_at) FROM attempts INDEXED BY attempts_ended WHERE ended_at IS NOT NULL) - {_WINDOW_SECONDS}"
+        " GROUP BY jobs.user, hour HAVING gpu_seconds > 0"
+    )
+    return [SpentHour(*row) for row in conn.execute(sql)]
 
 
 def _past_run(row: tuple[Any, ...]) -> PastRun:

@@ -19,6 +19,7 @@ from gpuq.changes import PutToken
 from gpuq.errors import Conflict, Incompatible
 from gpuq.model import Attempt, Job, JobId, Node, PastRun, User
 from gpuq.settings import Settings
+from gpuq.spent import SpentHour
 from gpuq.states import JobState
 from gpuq.store import attempts, jobs, nodes, settings, tokens, users
 from gpuq.store.localdisk import require_local_disk
@@ -37,7 +38,7 @@ class Snapshot:
     """Everything that has not ended, as of one committed change.
 
     jobs holds jobs, elements and arrays in submit order; attempts are the live ones, oldest first; past are the
-    latest that have ended, in the order in which they did; nodes and
+    latest that have ended, in the order in which they did, spent what those of the last 30 days held; nodes and
     users are by name; tokens are those that were not revoked.
     element_counts has an entry for each array in jobs and counts the elements that have a row, ended ones included.
     """
@@ -46,6 +47,7 @@ class Snapshot:
     element_counts: Mapping[JobId, Mapping[JobState, int]]
     attempts: list[Attempt]
     past: list[PastRun]
+    spent: list[SpentHour]
     nodes: list[Node]
     users: list[User]
     tokens: list[PutToken]
@@ -119,6 +121,7 @@ class Store:
                 element_counts={job.id: jobs.element_counts(conn, job.id) for job in unfinished if job.array},
                 attempts=attempts.live(conn),
                 past=attempts.past(conn),
+                spent=attempts.spent(conn),
                 nodes=nodes.every(conn),
                 users=users.every(conn),
                 tokens=tokens.live(conn),

@@ -56,8 +56,9 @@ def _shares(conn: Connection) -> None:
 
 
 def _claims(conn: Connection) -> None:
-    """3 to 4: the room that others were stopped for, kept for a job."""
+    """3 to 4: the room that others were stopped for, kept for a job; what ended when, for quotas of GPU-hours."""
     conn.execute("ALTER TABLE jobs ADD COLUMN claim TEXT")
+    conn.execute("CREATE INDEX attempts_ended ON attempts (ended_at) WHERE ended_at IS NOT NULL")
 
 
 FIRST_SCHEMA = 1

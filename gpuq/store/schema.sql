@@ -90,6 +90,8 @@ CREATE TABLE attempts (
 );
 
 CREATE INDEX attempts_job ON attempts (job, number);
+-- Quotas of GPU-hours: what ended in the last 30 days.
+CREATE INDEX attempts_ended ON attempts (ended_at) WHERE ended_at IS NOT NULL;
 -- A job never has two live attempts.
 CREATE UNIQUE INDEX attempts_live ON attempts (job) WHERE ended_at IS NULL;
 

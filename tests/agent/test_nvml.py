@@ -43,9 +43,11 @@ def texts(reading: dict[str, Any]) -> list[str]:
 
 def read_until_known(machine: Machine) -> dict[str, Any]:
     deadline = time.monotonic() + 20
-    while "unknown" in health(reading := machine.read()) and time.monotonic() < deadline:
+    while True:
+        reading = machine.read()
+        if (reading["gpus"] and "unknown" not in health(reading)) or time.monotonic() > deadline:
+            return reading
         time.sleep(0.02)
-    return reading
 
 
 def test_inventory_and_sample_come_as_the_driver_tells_them(machine: Machine) -> None:
@@ -63,6 +65,7 @@ def test_inventory_and_sample_come_as_the_driver_tells_them(machine: Machine) ->
         "foreign": None,
         "fault": 0,
         "pardoned": 0,
+        "distances": "",
     }
     assert reading["samples"][1] == {
         "index": 1,
@@ -359,3 +362,31 @@ def test_real_gpus_read_as_nvidia_smi_says() -> None:
     for sample in reading.samples:
         assert sample.utilization_percent is None or 0 <= sample.utilization_percent <= 100
         assert sample.temperature_c is None or 0 < sample.temperature_c < 120
+
+
+def apart(machine: Machine, *gpus: dict[str, Any]) -> list[str]:
+    machine.has([gpu(i, **told) for i, told in enumerate(gpus)])
+    return [g["distances"] for g in read_until_known(machine)["gpus"]]
+
+
+def test_how_close_gpus_are_is_told_where_it_differs(machine: Machine) -> None:
+    board = [{"numa": 0, "switch": 1}, {"numa": 0, "switch": 1}, {"numa": 0, "switch": 2}, {"numa": 1, "switch": 3}]
+    assert apart(machine, *board) == ["0367", "3067", "6607", "7770"]
+
+
+@pytest.mark.parametrize(
+    ("numa", "links", "rows"),
+    [
+        ([0, 0, 1, 1], ["1", "0", "3", "2"], ["0177", "1077", "7701", "7710"]),
+        ([0, 1, 2, 2], ["switch", "switch", "", ""], ["0177", "1077", "7706", "7760"]),
+    ],
+)
+def test_an_nvlink_is_closer_than_anything_else(
+    machine: Machine, numa: list[int], links: list[str], rows: list[str]
+) -> None:
+    assert apart(machine, *({"numa": at, "links": to} for at, to in zip(numa, links, strict=True))) == rows
+
+
+@pytest.mark.parametrize("told", [{"numa": 0}, {"numa": 0, "links": "switch"}, {}])
+def test_where_all_are_as_close_or_the_driver_is_silent_nothing_is_told(machine: Machine, told: dict[str, Any]) -> None:
+    assert apart(machine, told, told, told) == ["", "", ""]

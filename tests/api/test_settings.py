@@ -37,8 +37,9 @@ def test_what_was_shown_can_be_sent_back_and_a_dry_run_changes_nothing(running: 
     shown = running.get("/settings")["settings"]
     shown["queues"] = {"lab": {"max_jobs_per_user": 3}}
     shown["quotas"] = {"ann": {"gpu_hours": 3}}
+    shown["cluster"]["keep_history"] = "9d"
     tried = put(running, query="?dry_run=true", **shown).json
-    assert tried["changes"] == [
+    assert tried["changes"][1:] == [
         {
             "path": "queues.lab",
             "before": None,
@@ -52,10 +53,10 @@ def test_what_was_shown_can_be_sent_back_and_a_dry_run_changes_nothing(running: 
             "text": "quotas.ann: added, gpu_hours = 3",
         },
     ]
-    assert (tried["from_version"], tried["version"], tried["kept_only"]) == (0, 1, ["quotas.ann.gpu_hours"])
+    assert (tried["from_version"], tried["version"], tried["kept_only"]) == (0, 1, ["cluster.keep_history"])
     assert running.get("/settings")["settings"]["version"] == 0
     assert put(running, **shown).json == tried
-    assert running.get("/settings")["kept_only"] == ["quotas.ann.gpu_hours"]
+    assert running.get("/settings")["kept_only"] == ["cluster.keep_history"]
     assert "at 1 now" in put(running, version=0).refused(409)
 
 

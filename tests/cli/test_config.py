@@ -54,15 +54,17 @@ def person(running: Running, tmp_path: Path) -> Person:
 
 def test_what_is_shown_is_changed_and_applied_and_a_second_time_changes_nothing(person: Person) -> None:
     person.edit('lost_after = "1m30s"', 'lost_after = "2m"')
+    person.edit("# keep_history =", 'keep_history = "9d"  #')
     person.edit("# Quotas", "[queues.night]\nmax_time = '12h'\n[quotas.ann]\ngpu_hours = 4\n# Quotas")
     lines = [
         'cluster.lost_after: "1m30s" -> "2m"',
+        'cluster.keep_history: not set -> "9d"',
         'queues.night: added, max_time = "12h"',
         "quotas.ann: added, gpu_hours = 4",
     ]
     differs = person("diff", str(person.file))
     assert (differs.returncode, differs.stdout.splitlines()) == (0, lines)
-    assert "does not act on it yet: quotas.ann.gpu_hours" in differs.stderr
+    assert "does not act on it yet: cluster.keep_history" in differs.stderr
     assert "version = 0" in person.shown()
     done = person("apply", "--yes", str(person.file))
     assert done.stdout.splitlines() == [*lines, "done: the settings are at version 1"]
@@ -70,7 +72,7 @@ def test_what_is_shown_is_changed_and_applied_and_a_second_time_changes_nothing(
     assert (again.returncode, again.stdout) == (0, "nothing to change: the settings are at version 1\n")
     assert 'max_time = "12h"' in person.shown()
     shown = json.loads(person("show", "--json").stdout)
-    assert (shown["settings"]["queues"]["night"]["max_time"], shown["kept_only"]) == ("12h", ["quotas.ann.gpu_hours"])
+    assert (shown["settings"]["queues"]["night"]["max_time"], shown["kept_only"]) == ("12h", ["cluster.keep_history"])
 
 
 def test_of_two_who_change_at_once_the_second_is_told(person: Person, running: Running, tmp_path: Path) -> None:

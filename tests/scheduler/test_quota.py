@@ -81,3 +81,36 @@ def test_a_raised_quota_lets_go_what_waited_for_it() -> None:
     desk.cluster.apply([PutSettings(read({"quotas": {ADA.user: {"jobs": 1}}})[0])])
     desk.plan()
     assert desk.state(id) is JobState.ALLOCATED
+
+
+HOUR, DAY = 3_600.0, 86_400.0
+
+
+def test_gpu_hours_of_thirty_days_are_a_limit_for_the_next_start() -> None:
+    desk = under(quotas={ADA.user: {"gpu_hours": 10}})
+    first = desk.submit(gpus=4)
+    desk.run(first)
+    desk.wall += 2 * HOUR
+    desk.run(desk.submit(gpus=4))  # eight hours so far
+    desk.wall += 0.5 * HOUR
+    late, cpus, theirs = desk.submit(gpus=1), desk.submit(cpus=1), desk.submit(actor=BOB, gpus=1)
+    desk.plan()
+    assert desk.states_of(late, cpus, theirs) == ["QUEUED", "ALLOCATED", "ALLOCATED"]
+    assert said(desk, late) == "quota: quota 12 of 10 GPU-hours in 30 days"
+    desk.end(first)
+    desk.end("2")
+    desk.wall += 30 * DAY
+    desk.plan()
+    assert desk.state(late) is JobState.QUEUED
+    desk.wall += HOUR
+    desk.plan()
+    assert desk.state(late) is JobState.ALLOCATED
+
+
+def test_what_runs_is_not_stopped_by_a_quota_of_gpu_hours() -> None:
+    desk = under(quotas={ADA.user: {"gpu_hours": 1}})
+    id = desk.submit(gpus=8)
+    desk.run(id)
+    desk.wall += 10 * HOUR
+    desk.plan()
+    assert desk.state(id) is JobState.RUNNING

@@ -65,6 +65,8 @@ GPU = INVENTORY.gpus[0]
                 {"gpus": (replace(GPU, index=-1),)},
                 {"gpus": (replace(GPU, index=MAX_GPUS),)},
                 {"gpus": (replace(GPU, memory_total_bytes=-1),)},
+                {"gpus": (replace(GPU, distances="0x"),)},
+                {"gpus": (replace(GPU, distances="1" * (MAX_GPUS + 1)),)},
                 {"gpus": (replace(GPU, memory_total_bytes=2**62),)},
                 {"gpus": (replace(GPU, name="n" * (MAX_WORDS + 1)),)},
                 {"cpus": -1},
@@ -94,7 +96,7 @@ def test_a_report_no_agent_would_make_is_refused_and_nothing_of_it_is_taken(
 
 
 def test_the_largest_report_an_agent_may_make_is_taken() -> None:
-    gpus = tuple(Gpu(n, f"GPU-{n}", "H100", 80 << 30) for n in range(MAX_GPUS))
+    gpus = tuple(Gpu(n, f"GPU-{n}", "H100", 80 << 30, distances="7" * MAX_GPUS) for n in range(MAX_GPUS))
     reports = tuple(map(word, strangers(MAX_REPORTS)))
     check_report(
         SyncRequest(

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from gpuq.cluster import Cluster
+from gpuq.document import read
 from gpuq.errors import Conflict, NotFound, Unavailable
 from gpuq.model import Dependency, DependencyKind, JobId, RankPhase
 from gpuq.protocol import RankReport, Selection, Submission
 from gpuq.reasons import WaitCode
-from gpuq.service.commands import Cancel, Submit
+from gpuq.service.commands import Cancel, ChangeSettings, Submit
 from gpuq.states import NodeState
-from tests.service.builders import ADA, BOB, WALL, exited
+from tests.service.builders import ADA, BOB, ROOT, WALL, exited
 from tests.service.machine import N1, Machine
 
 
@@ -125,3 +126,19 @@ def test_an_element_that_was_dropped_is_canceled_and_one_that_never_was_is_not_t
     machine.write()
     expected = "done" if id == "1_0" and not ended else outcome
     assert [item["outcome"] for item in answers[0]["items"]] == [expected]  # type: ignore[index]
+
+
+def test_who_is_to_be_stopped_for_others_is_looked_for_once_a_second(machine: Machine) -> None:
+    document = {"queues": {"main": {"default": True}, "spare": {"priority": -1, "preemptible": True}}}
+    machine.ask(ChangeSettings(ROOT, read(document)[0]))
+    machine.write()
+    machine.submit(queue="spare", gpus=4)
+    machine.answered()
+    (uid,) = machine.controller.view.attempts
+    machine.answered(RankReport(uid, 0, RankPhase.RUNNING, started_at=WALL))
+    machine.submit(gpus=4)
+    assert machine.controller.view.attempts[uid].stop is None
+    machine.tick()
+    machine.write()
+    assert machine.controller.view.attempts[uid].stop is not None
+    assert [order.uid for order in machine.answered(RankReport(uid, 0, RankPhase.RUNNING)).stop] == [uid]

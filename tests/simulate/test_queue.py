@@ -85,11 +85,14 @@ def test_what_is_wrong_with_a_trace_is_said(tmp_path: Path, text: str, said: str
         read(a_trace(tmp_path, text))
 
 
-def test_a_file_that_is_not_gzip_is_said(tmp_path: Path) -> None:
+def test_a_trace_may_be_compressed_or_not_and_what_is_no_text_is_said(tmp_path: Path) -> None:
     path = tmp_path / "plain.csv"
     path.write_text(TRACE)
-    with pytest.raises(InvalidRequest, match="not a gzip file"):
-        read(path)
+    assert read(path) == read(a_trace(tmp_path, TRACE))
+    for junk in (b"\x1f\x8bjunk", gzip.compress(TRACE.encode())[:-9], b"job_id,gpus\n\xff\xfe"):
+        path.write_bytes(junk)
+        with pytest.raises(InvalidRequest, match="is not text, nor a gzip file"):
+            read(path)
 
 
 @pytest.mark.parametrize("word", ["", "some", "over:", "over:0.5", "over:x", "over:nan"])

@@ -23,6 +23,7 @@ from gpuq.changes import (
 )
 from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, PastRun, User
 from gpuq.settings import Settings
+from gpuq.spent import SpentHour
 from gpuq.states import FINAL, JobState
 from tests.simulation.clock import Clock
 
@@ -92,6 +93,10 @@ class Disk:
     @property
     def past(self) -> list[PastRun]:
         return []  # estimates are no part of what must be the same after a crash
+
+    @property
+    def spent(self) -> list[SpentHour]:
+        return []  # nobody here has a quota of GPU-hours
 
     @property
     def nodes(self) -> list[Node]:

@@ -103,6 +103,7 @@ OTHER: dict[Callable[..., Any], list[Call]] = {
     attempts.ended: [lambda conn: attempts.ended(conn, [AttemptUid(f"a{n}") for n in range(501)])],
     attempts.live: [attempts.live],
     attempts.past: [attempts.past],
+    attempts.spent: [attempts.spent],
     attempts.put: [
         lambda conn: attempts.put(conn, [an_attempt("aa")]),
         lambda conn: attempts.put(conn, [an_attempt("aa")]),

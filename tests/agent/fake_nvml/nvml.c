@@ -11,6 +11,7 @@
  *     crash                the next call kills the process
  *     xid NUMBER|UUID|CODE an error event; each number is delivered once to each session that listened before
  *
+ * links: where the NVLinks of a device lead, as a comma list of indices and 'switch'. numa and switch: what it is below.
  * Keys: uuid name bus total reserved used util temp power (milliwatts) sm mem (MHz) throttle (mask) ecc_c ecc_u (counts)
  * remap ("corrected,uncorrected,pending,failed") pids drawing (comma lists of pid or pid:bytes), and fail=CODE for every
  * call on the device. A key left out is not supported; a value '!CODE' makes that call return the error. A device once
@@ -363,4 +364,50 @@ int nvmlDeviceGetComputeRunningProcesses_v3(const int *handle, unsigned *count, 
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(const int *handle, unsigned *count, Process *out) {
     return processes(handle, "drawing", count, out);
+}
+
+int nvmlDeviceGetTopologyCommonAncestor(const int *one, const int *other, unsigned *out) {
+    unsigned long long mine, its;
+    int code;
+    if ((code = number_of(one, "numa", &mine)) || (code = number_of(other, "numa", &its))) return code;
+    *out = mine == its ? 40 : 50;
+    if (*out == 50 || number_of(one, "switch", &mine) || number_of(other, "switch", &its)) return SUCCESS;
+    if (mine == its) *out = 10;
+    return SUCCESS;
+}
+
+/* The nth of a device's links, as text; NOT_SUPPORTED beyond the last. */
+static int link_of(const int *handle, unsigned number, char *out, size_t size) {
+    char text[256], *rest = text, *part;
+    int code = text_of(handle, "links", text, sizeof text);
+    if (code) return code;
+    for (unsigned i = 0; (part = strsep(&rest, ",")); i++)
+        if (i == number && *part) {
+            snprintf(out, size, "%s", part);
+            return SUCCESS;
+        }
+    return NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetNvLinkState(const int *handle, unsigned number, unsigned *out) {
+    char text[64];
+    int code = link_of(handle, number, text, sizeof text);
+    if (!code) *out = 1;
+    return code;
+}
+
+int nvmlDeviceGetNvLinkRemoteDeviceType(const int *handle, unsigned number, unsigned *out) {
+    char text[64];
+    int code = link_of(handle, number, text, sizeof text);
+    if (!code) *out = strcmp(text, "switch") ? 0 : 2;
+    return code;
+}
+
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(const int *handle, unsigned number, Pci *out) {
+    char text[64];
+    int code = link_of(handle, number, text, sizeof text);
+    if (code) return code;
+    int index = atoi(text);
+    if (!strcmp(text, "switch") || index < 0 || index >= MAX_GPUS) return NOT_SUPPORTED;
+    return nvmlDeviceGetPciInfo_v3(&handles[index], out);
 }
