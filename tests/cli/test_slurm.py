@@ -19,7 +19,7 @@ from tests.cli.conftest import Gpuq
         ("-s", "--shared --gpu-mem"),
         ("--oversubscribe", "--shared --gpu-mem"),
         ("--signal USR1@120", "not in this version"),
-        ("--pty", "not in this version"),
+        ("--pty", "gpuq run --pty runs a job on this terminal"),
         ("-n 4", "starts the command once"),
         ("--ntasks=4", "starts the command once"),
         ("-d singleton", "not in this version"),
