@@ -72,6 +72,16 @@ class Link:
             self.taken, length = MESSAGE.unpack(head)
             self.row += self._exactly(length)
 
+    def shows(self, data: bytes) -> None:
+        self.until(lambda: data in self.data)
+
+    def is_taken(self) -> None:
+        self.until(lambda: self.taken == self.sent)
+
+    def until_more(self) -> None:
+        before = len(self.row)
+        self.until(lambda: len(self.row) > before)
+
     def frames(self) -> list[tuple[bytes, bytes]]:
         found, at = [], 0
         while at + FRAME.size <= len(self.row):
@@ -147,11 +157,11 @@ def test_a_link_goes_on_where_the_last_one_was_cut(tmp_path: Path) -> None:
             cut = number % len(frame)
             link.bring(frame[:cut], acked)
             link.bring(frame[cut:], acked)
-            link.until(lambda link=link, number=number: b"%02d" % number in link.data)
+            link.shows(b"%02d" % number)
             seen += link.row
             acked = len(seen) if number % 3 else acked
             link.bring(b"", acked)
-            link.until(lambda link=link: link.taken == link.sent)
+            link.is_taken()
             link.close()
         end = Link(run_dir, "s" * 8)
         end.send(wire.END)
@@ -182,8 +192,7 @@ def test_what_nobody_reads_stops_the_writer_and_not_the_supervisor(tmp_path: Pat
             loud.base += whole
             loud.row = loud.row[whole:]
             loud.bring(b"", loud.base)
-            before = len(loud.row)
-            loud.until(lambda before=before: len(loud.row) > before)
+            loud.until_more()
         total += len(loud.data)
         assert total == 3_000_004
         for link in (loud, quiet):

@@ -19,7 +19,6 @@ from tests.cli.conftest import Gpuq
         ("-s", "--shared --gpu-mem"),
         ("--oversubscribe", "--shared --gpu-mem"),
         ("--signal USR1@120", "not in this version"),
-        ("--pty", "gpuq run --pty runs a job on this terminal"),
         ("-n 4", "starts the command once"),
         ("--ntasks=4", "starts the command once"),
         ("-d singleton", "not in this version"),
@@ -38,3 +37,8 @@ def test_an_option_of_slurms_is_answered_with_what_to_do(
 
 def test_an_option_nobody_has_is_answered_by_its_spelling(home: object, gpuq: Gpuq) -> None:
     assert "--gpu-type" in gpuq("submit", "--gpu-typ", "h100", "true").err
+
+
+def test_a_terminal_is_had_by_run_and_not_by_submit(home: object, gpuq: Gpuq) -> None:
+    assert "gpuq run --pty runs a job on this terminal" in gpuq("submit", "--pty", "true").err
+    assert "--pty needs a terminal" in gpuq("run", "--pty", "true").err
