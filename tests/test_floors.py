@@ -148,6 +148,8 @@ STANDARD_LIBRARY_ONLY = {
     for name in (
         "supervisor",
         "supervisor_socket",
+        "channel",
+        "channels",
         "launcher",
         "process_tree",
         "program",

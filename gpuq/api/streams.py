@@ -72,7 +72,10 @@ def _stream(call: Call, aim: StreamAim, job: str, uid: str, rank: int, node: str
 async def from_job(
     call: By, id: StreamId, offset: Offset, limit: Annotated[int, Query(ge=1)] = STREAM_WINDOW, wait: Wait = 0
 ) -> Response:
-    """Bytes from the job, from this offset on; all before it are not needed any more."""
+    """Bytes from the job, from this offset on; all before it are not needed any more.
+
+    A header gpuq-stream-silent names the node while that does not answer.
+    """
     stream = _mine(call, id)
     return await _read(call, stream, stream.down, offset, limit, wait, lambda now: _heard_client(stream, now))
 
@@ -147,7 +150,7 @@ def _heard_client(stream: Stream, now: float) -> None:
 
 
 def _heard_agent(stream: Stream, now: float) -> None:
-    stream.agent_at, stream.ever_joined = now, True
+    stream.joined(now)
 
 
 async def _read(
@@ -168,7 +171,8 @@ async def _read(
     if not data:
         _check_not_over(stream)
     stream.changed()
-    return Response(data, 200, media_type="application/octet-stream")
+    silent = {"gpuq-stream-silent": stream.node} if stream.due and stream.agent_at is not None else None
+    return Response(data, 200, silent, "application/octet-stream")
 
 
 async def _write(

@@ -82,7 +82,7 @@ class Conversation:
                 self._type(stream)
             finally:
                 stream.close()
-        if self._failed is not None:
+        if self._failed is not None and not self._signals:  # else it is what came of leaving
             raise self._failed
         return Ending(self._said, *self._signals[:1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from contextlib import suppress
@@ -68,7 +69,9 @@ def _listening(local: int, port: int, id: str) -> socket.socket:
 
 
 def _serve(listener: socket.socket, forward: _Forward) -> int:
-    """Takes connections until the job has ended."""
+    """Takes connections until the job has ended, or somebody wants it to end."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         while forward.ended is None:
             with suppress(TimeoutError):

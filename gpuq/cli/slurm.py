@@ -11,7 +11,7 @@ _HINTS = {
     ),
     **dict.fromkeys(("-i", "--input"), "write the redirection into the job: --wrap 'CMD < FILE'"),
     **dict.fromkeys(("-s", "--oversubscribe"), "--shared --gpu-mem 20G takes part of a GPU"),
-    "--pty": _NOT_YET,
+    "--pty": "gpuq run --pty runs a job on this terminal",
     **dict.fromkeys(
         ("-n", "--ntasks", "--ntasks-per-node", "--ntasks-per-gpu", "--gpus-per-task"),
         "gpuq starts the command once; start several inside the job",

@@ -66,12 +66,17 @@ class Stream:
 
     def received(self) -> Iterator[Frame]:
         """What the job's end sends, as far as the last, an EXIT; raises the error that has ended the stream instead."""
-        offset, buffer = 0, bytearray()
+        offset, buffer, silent = 0, bytearray(), False
         while True:
-            params = {"offset": offset, "limit": STREAM_PIECE, "wait": POLL_SECONDS}
-            data = self._ask(self._client, "GET", params, None).body
-            offset += len(data)
-            buffer += data
+            answer = self._ask(
+                self._client, "GET", {"offset": offset, "limit": STREAM_PIECE, "wait": POLL_SECONDS}, None
+            )
+            offset += len(answer.body)
+            buffer += answer.body
+            node = answer.headers.get("gpuq-stream-silent")
+            if (node is not None) != silent:
+                silent = node is not None
+                self._trouble(Unavailable(f"nothing is heard of node {node}") if silent else None)
             while len(buffer) >= _HEAD.size:
                 kind, length = _HEAD.unpack_from(buffer)
                 if len(buffer) < _HEAD.size + length:

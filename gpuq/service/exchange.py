@@ -227,7 +227,9 @@ class Exchange:
     def _orders(self, name: NodeName, poll: _Poll) -> Orders:
         held = poll.request.holds
         ended = frozenset(uid for uid in held if uid not in poll.unknown and self._view.attempt(uid) is None)
-        return replace(orders(self._view, name, poll.request, ended), streams=self._life.streams.due(name))
+        found = orders(self._view, name, poll.request, ended)
+        streams = self._life.streams.due(name)
+        return replace(found, streams=streams) if streams else found
 
     def _to_describe(self, peer: _Peer, wanted: tuple[AttemptUid, ...], again: bool) -> tuple[AttemptUid, ...]:
         """At most MAX_DESCRIBED of those wanted: all have their turn before any is, if it may be, asked for again."""

@@ -62,8 +62,8 @@ class Stream:
     user: str
     opened_at: float
     client_at: float  # last heard of
-    agent_at: float | None = None  # None: it has to be told, or told again
-    ever_joined: bool = False
+    agent_at: float | None = None  # likewise; None: never
+    due: bool = True  # whether the agent has to be told, or told again: it is another, or silent
     over: str | None = None
     over_at: float = 0.0
     up: Pipe = field(default_factory=Pipe)
@@ -75,6 +75,10 @@ class Stream:
         self.waiting.clear()
         for wake in waiting:
             wake()
+
+    def joined(self, now: float) -> None:
+        """The agent asks for it, or says something of it."""
+        self.agent_at, self.due = now, False
 
     def end(self, text: str, now: float) -> None:
         if self.over is None:
@@ -95,6 +99,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._streams: dict[str, Stream] = {}
+        self._on: dict[NodeName, dict[str, Stream]] = {}  # the same: each node is asked about at each exchange
         self._ports: dict[_Port, float] = {}  # when each was last connected to
         self.closing = False
 
@@ -112,6 +117,7 @@ class Streams:
 
     def add(self, stream: Stream) -> None:
         self._streams[stream.order.id] = stream
+        self._on.setdefault(stream.node, {})[stream.order.id] = stream
         if stream.order.aim.kind is StreamKind.PORT:
             self._ports[_port(stream.user, stream.job, stream.order.rank, stream.order.aim)] = stream.opened_at
 
@@ -121,29 +127,28 @@ class Streams:
 
     def due(self, node: NodeName) -> tuple[StreamOrder, ...]:
         """Those that the node's agent has to be told of."""
-        return tuple(s.order for s in self._streams.values() if s.node == node and s.agent_at is None)
+        streams = self._on.get(node)
+        return tuple(s.order for s in streams.values() if s.due) if streams else ()
 
     def forgotten_by(self, node: NodeName) -> None:
         """The node has another agent now, which knows of none."""
-        for stream in self._streams.values():
-            if stream.node == node:
-                stream.agent_at = None
-
-    def drop(self, id: str) -> None:
-        self._streams.pop(id, None)
+        for stream in self._on.get(node, {}).values():
+            stream.due = True
 
     def expire(self, now: float) -> None:
         """Ends those whose client is gone for good, forgets those that ended; a silent agent is to be told again."""
         for id, stream in list(self._streams.items()):
+            if stream.agent_at is None and now - stream.opened_at > JOIN_SECONDS:
+                stream.end(f"node {stream.node} did not answer in {JOIN_SECONDS:.0f} s; see gpuq nodes", now)
             if stream.agent_at is not None and now - stream.agent_at > _UNHEARD_SECONDS:
-                stream.agent_at = None
+                stream.due = True
+            if stream.agent_at is not None and now - stream.agent_at > RESUME_SECONDS:
+                stream.end(f"node {stream.node} was silent for 10 minutes", now)
             if now - stream.client_at > RESUME_SECONDS:
                 stream.end("its client was gone for 10 minutes", now)
-            if not stream.ever_joined and now - stream.opened_at > JOIN_SECONDS:
-                stream.end(f"node {stream.node} did not answer in {JOIN_SECONDS:.0f} s; see gpuq nodes", now)
-            known = OVER_SECONDS if stream.agent_at is not None else RESUME_SECONDS
-            if stream.over is not None and now - stream.over_at > known:
+            if stream.over is not None and now - stream.over_at > (RESUME_SECONDS if stream.due else OVER_SECONDS):
                 del self._streams[id]
+                del self._on[stream.node][id]
         self._ports = {port: at for port, at in self._ports.items() if now - at <= RESUME_SECONDS}
 
     def release_all(self) -> None:

@@ -65,6 +65,7 @@ def test_a_whole_submission_arrives_as_it_was_sent() -> None:
         "requeue": False,
         "on_lost": "fence",
         "comment": "two\nlines",
+        "pty": "24x80",
     }
     assert set(sent) == {field.name for field in dataclasses.fields(protocol.Submission)}
     got = schemas.submission(json.dumps(sent).encode())

@@ -66,7 +66,7 @@ def test_help_and_suggestions_import_neither_click_nor_a_verb() -> None:
         (["squeue"], "gpuq: no such command: squeue. Did you mean queue? See gpuq --help"),
         (["token"], "gpuq token: missing command. See gpuq token --help"),
         (["xyzzy"], "gpuq: no such command: xyzzy. See gpuq --help"),
-        (["attach", "7"], "gpuq: attach is not in this version of gpuq. See gpuq --help"),
+        (["doctor"], "gpuq: doctor is not in this version of gpuq. See gpuq --help"),
         (
             ["--json", "queue"],
             "gpuq: no such option: --json. Options follow the verb: gpuq queue --json .... See gpuq --help",

@@ -18,7 +18,6 @@ from tests.cli.conftest import Gpuq
         ("--error err.txt", "gpuq logs"),
         ("-s", "--shared --gpu-mem"),
         ("--oversubscribe", "--shared --gpu-mem"),
-        ("--pty", "not in this version"),
         ("-n 4", "starts the command once"),
         ("--ntasks=4", "starts the command once"),
         ("--mail-type=END", "sends no mail"),
@@ -36,3 +35,8 @@ def test_an_option_of_slurms_is_answered_with_what_to_do(
 
 def test_an_option_nobody_has_is_answered_by_its_spelling(home: object, gpuq: Gpuq) -> None:
     assert "--gpu-type" in gpuq("submit", "--gpu-typ", "h100", "true").err
+
+
+def test_a_terminal_is_had_by_run_and_not_by_submit(home: object, gpuq: Gpuq) -> None:
+    assert "gpuq run --pty runs a job on this terminal" in gpuq("submit", "--pty", "true").err
+    assert "--pty needs a terminal" in gpuq("run", "--pty", "true").err

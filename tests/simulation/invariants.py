@@ -22,6 +22,7 @@ def check(world: World) -> None:
     _held_until_gone(world, processes)
     _acknowledged_is_kept(world)
     _freed_for_one_is_no_others(world)
+    _streams_lead_to_their_job(world)
 
 
 def _one_holder_a_gpu(processes: list[Process]) -> None:  # 1
@@ -111,6 +112,15 @@ def _takes(attempt: Attempt, rank: Rank) -> bool:
     )
 
 
+def _streams_lead_to_their_job(world: World) -> None:
+    """An agent is told of a stream only to a rank that was granted its node."""
+    while world.streams.joined:
+        node, order = world.streams.joined.pop()
+        attempt = world.host.disk.all_attempts.get(order.uid)
+        if attempt is None or attempt.ranks[order.rank].node != node:
+            raise Broken(f"a stream to {order.uid} rank {order.rank} was asked of {node}")
+
+
 def check_slowly(world: World) -> None:
     """Now and then: checks that cost as much as the whole state."""
     controller, writer = world.host.controller, world.host.writer
@@ -132,6 +142,8 @@ def check_at_end(world: World) -> None:
         raise Broken(f"2: never ended: {world.unfinished()[:5]}; never answered: {len(world.outstanding)}")
     if world.processes():
         raise Broken("6: processes live on after every job has ended")
+    if world.streams.unheard:
+        raise Broken(f"streams to jobs that ran on were never joined: {world.streams.unheard}")
     _ends_are_true(world)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from typing import Protocol
 
-from agent.actions import Accept, Action, Bar, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
+from agent.actions import Accept, Action, Bar, Connect, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
 from agent.directives import Directives
 from agent.holding import Held
 from agent.runs import RunEvent
@@ -24,7 +24,7 @@ from gpuq.model import (
     RankPhase,
     StopKind,
 )
-from gpuq.protocol import POLL_SECONDS, RunOrder, SyncReply, SyncRequest
+from gpuq.protocol import POLL_SECONDS, RunOrder, StreamOrder, SyncReply, SyncRequest
 from tests.simulation.clock import WALL_ZERO, Clock
 
 GPUS = 4
@@ -39,6 +39,8 @@ class Uplink(Protocol):
     """The agent's way to the controller: reply is called with the answer, or None if the connection broke."""
 
     def sync(self, node: NodeName, request: SyncRequest, reply: Callable[[SyncReply | None], None]) -> None: ...
+
+    def join(self, node: NodeName, order: StreamOrder, there: bool) -> None: ...
 
 
 @dataclass
@@ -411,6 +413,9 @@ class Agent:
                 case RecordEnd(uid, _, end):
                     if uid in journal.held:
                         journal.held[uid] = replaced(journal.held[uid], exit=end)
+                case Connect(stream):
+                    process = machine.processes.get(stream.uid)
+                    machine.uplink.join(machine.name, stream, process is not None and process.alive)
                 case Pardon(uuid, fault):
                     machine.mend_gpu(uuid, fault)
                 case Drop(uid, _):

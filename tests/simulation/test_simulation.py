@@ -25,12 +25,14 @@ def test_a_seed_replays_exactly() -> None:
 
 def test_histories_reach_every_final_state_and_many_attempts() -> None:
     """A simulation in which nothing happens would hold every invariant."""
-    states, attempts, lives = set(), 0, 0
+    states, attempts, lives, streams = set(), 0, 0, 0
     for seed in range(12):
         world = run(seed)
         states |= {job.state for job in world.host.disk.all_jobs.values()}
         attempts = max(attempts, *(attempt.number for attempt in world.host.disk.all_attempts.values()))
         lives += world.host.life
+        streams += world.streams.heard
+    assert streams > 6
     assert states >= {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED}
     assert attempts >= 3
     assert lives > 12

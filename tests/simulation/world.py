@@ -13,7 +13,7 @@ from typing import Any
 from gpuq.changes import PutNode, PutSettings
 from gpuq.errors import GpuqError, Unavailable
 from gpuq.model import Dependency, DependencyKind, JobId, Node, NodeName, OnLost
-from gpuq.protocol import Selection, Submission, SyncReply, SyncRequest
+from gpuq.protocol import Selection, StreamOrder, Submission, SyncReply, SyncRequest
 from gpuq.service.commands import Actor, Cancel, Cordon, Drain, Hold, Release, Requeue, Submit, Uncordon, UserCommand
 from gpuq.service.controller import Controller
 from gpuq.settings import ClusterSettings, Queue, Settings
@@ -22,6 +22,7 @@ from gpuq.view import Policy
 from tests.simulation.clock import Clock, Faults, Network
 from tests.simulation.disk import Disk, DiskWriter
 from tests.simulation.machines import GPUS, Machine, Process
+from tests.simulation.streams import Streams
 
 NODES = 5
 TROUBLE_SECONDS = 600.0  # faults happen until here; afterwards everything must come to an end
@@ -68,6 +69,7 @@ class World:
         self.outstanding: set[str] = set()
         self.tried = 0
         self.host.disk.write(0, (PutSettings(SETTINGS),))
+        self.streams = Streams(self.clock, self.network, self.host)
         for number in range(NODES):
             self.host.disk.write(0, (PutNode(Node(NodeName(f"n{number}"))),))
         self.start_controller()
@@ -135,6 +137,10 @@ class World:
 
         self.network.send(node, "controller", arrive)
 
+    def join(self, node: NodeName, order: StreamOrder, there: bool) -> None:
+        """machines.Uplink: an agent asks for bytes of a stream, or says that what it leads to is not there."""
+        self.streams.join(node, order, there)
+
     # ------------------------------------------------------------ users
 
     def _schedule_users(self) -> None:
@@ -152,6 +158,8 @@ class World:
             return
         choice = Selection(ids=(random.choice(live),))
         node = NodeName(f"n{random.randrange(NODES)}")
+        if random.random() < 0.3:
+            self.streams.open(random.choice(live))
         possible: list[UserCommand] = [
             Cancel(ALICE, choice),
             Cancel(ALICE, choice),
@@ -290,6 +298,7 @@ class World:
         self.network.faults = Faults(drop=0, duplicate=0, slow=0)
         self.network.silent.clear()
         self.start_controller()
+        self.clock.after(100.0, self.streams.open_all)
         for machine in self.machines:
             machine.start_agent()
             self.clock.after(0.0, lambda n=machine.name: self._ask(Uncordon(ADMIN, n), lambda _: None))  # type: ignore[misc]
