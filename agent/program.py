@@ -20,7 +20,10 @@ import signal
 from collections.abc import Callable
 from typing import NoReturn
 
+from agent.output_files import Files, copied_to
+
 Account = tuple[int, int, list[int]]  # uid, gid, all groups: as numbers, since names would have to be looked up
+NO_FILES: Files = (None, None, False)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -46,19 +49,22 @@ def become(
     argv: list[str],
     env: dict[str, str],
     cwd: str,
-    log: int,
+    outputs: tuple[int, Files],
     keep: int,
     enter: Callable[[], None],
     account: Account | None,
     parent: int,
     report: int,
 ) -> NoReturn:
-    """Becomes argv, with stdin closed off, both outputs in log, and no other open file but keep (if not negative).
+    """Becomes argv, with stdin closed off, both outputs in the log, the first of outputs, and copied to the files.
+
+    No other file is open in it but keep, if not negative.
 
     Before anything else enter puts it into its control groups. On failure it writes to report what `why_not` reads,
     and exits. On success report closes, being close-on-exec.
     """
     failure = f"cgroup {errno.EIO}"
+    log, files = outputs
     try:
         enter()
         failure = f"exec {errno.EIO}"
@@ -75,11 +81,18 @@ def become(
         for number in _SIGNALS:
             if signal.getsignal(number) is signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        out, error = log, log
+        if any(files):
+            failure = f"output {errno.EIO}"
+            out, error = copied_to(files, log)
+            failure = f"exec {errno.EIO}"
+        os.dup2(out, 1)
+        os.dup2(error, 2)
         if keep >= 0:
             os.set_inheritable(keep, True)
         failure = str(_first_that_starts(argv[0], env, cwd, lambda path: os.execve(path, argv, env)))
+    except OSError as error:
+        failure = f"{failure.split()[0]} {error.errno}"
     finally:
         os.write(report, failure.encode())
         os._exit(127)
@@ -129,6 +142,8 @@ def why_not(failure: str, name: str, cwd: str) -> str:
     why = os.strerror(int(number))
     if stage == "cgroup":
         return f"cannot enter the control groups of the job: {why}"
+    if stage == "output":
+        return f"cannot write the files of -o and -e: {why}"
     if stage == "account":
         return f"cannot take the account of the job: {why}"
     if stage == "chdir":

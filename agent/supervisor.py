@@ -27,8 +27,9 @@ import signal
 import time
 from typing import Any
 
+from agent.output_files import Files
 from agent.process_tree import terminate_tree, warn_tree
-from agent.program import Account, become, spawn, why_not
+from agent.program import NO_FILES, Account, become, spawn, why_not
 from agent.run_cgroup import RunCgroup
 from agent.run_folder import RunFolder
 from agent.setup_line import environment_after, setup_command
@@ -87,6 +88,7 @@ class Supervisor:
         self.env: dict[str, str] = launch["env"]
         self.kept = {name: self.env[name] for name in launch["kept"] if name in self.env}
         self.cwd: str = launch["cwd"]
+        self.files: Files = launch["files"]
         self.account: Account | None = launch["account"]  # None: this process' own
         self.setup: list[tuple[str, str]] = [(label, line) for label, line in launch["setup"]]
         self.time_limit: float | None = launch["time_limit_seconds"]
@@ -204,8 +206,8 @@ class Supervisor:
             self._announce()
             return
         if self.step == len(self.setup):
-            at_once = self.lease is None and self.account is None and not self.cgroup.folders
-            self._spawn() if at_once else self._fork(self.argv)
+            plain = self.lease is None and self.account is None and not self.cgroup.folders
+            self._spawn() if plain and not any(self.files) else self._fork(self.argv, self.files)
             return
         label, line = self.setup[self.step]
         self.spool.note(f"setup {self.step + 1}/{len(self.setup)}: {label}")
@@ -227,7 +229,7 @@ class Supervisor:
             self._leave_traces()
             self._is_running()
 
-    def _fork(self, argv: list[str]) -> None:
+    def _fork(self, argv: list[str], files: Files = NO_FILES) -> None:
         receive, report = os.pipe2(os.O_CLOEXEC)
         try:
             child = os.fork()
@@ -237,8 +239,8 @@ class Supervisor:
             self._give_up("never_started", f"cannot start a process: {os.strerror(error.errno or 0)}")
             return
         if child == 0:
-            enter = self.cgroup.join
-            become(argv, self.env, self.cwd, self.spool.write_end, self.dump, enter, self.account, self.pid, report)
+            outputs = self.spool.write_end, files
+            become(argv, self.env, self.cwd, outputs, self.dump, self.cgroup.join, self.account, self.pid, report)
         os.close(report)
         self.child, self.child_name, self.child_since = child, argv[0], _boottime()
         self._leave_traces()

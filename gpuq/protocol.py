@@ -90,6 +90,9 @@ class Submission:
     scheduling_timeout_seconds: int | None = None
     grace_seconds: int | None = None
     warning: WarningSignal | None = None
+    output: str | None = None
+    error: str | None = None
+    append: bool = False  # to output and error
     dependencies: tuple[Dependency, ...] = ()
     array: str | None = None
     begin_at: float | None = None

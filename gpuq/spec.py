@@ -32,3 +32,6 @@ class JobSpec:
     venv: str | None = None
     conda_env: str | None = None
     warning: WarningSignal | None = None
+    output: str | None = None  # file on the node that gets what the log gets; see outfiles.py
+    error: str | None = None  # another for standard error; without output for that alone
+    append: bool = False  # to these files; else they are cut to nothing first
