@@ -234,7 +234,10 @@ class LogAck:
 
 @dataclass(frozen=True, slots=True)
 class LogShipment:
+    """packed: how many bytes those of all pieces become again by zlib; 0 if they are as they were written."""
+
     chunks: tuple[LogChunk, ...]
+    packed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
