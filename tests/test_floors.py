@@ -36,6 +36,7 @@ FLOORS: list[dict[str, Sequence[str]]] = [
                 "holes",
                 "model",
                 "outfiles",
+                "ownlog",
                 "predict",
                 "protocol",
                 "reasons",

@@ -20,6 +20,13 @@ from gpuq.store.logfiles import LogFiles
 LOG_WRITES = 4  # of some twenty threads; a disk gains nothing by more
 
 
+@dataclass(slots=True)
+class LogUse:
+    """What logs and the daemon's own take of the disk, when last looked at; None: not yet."""
+
+    bytes: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """The one controller this process serves. url is what clients are told; ca_key seeds derived secrets."""
@@ -35,6 +42,7 @@ class Site:
     ca_key: bytes
     describe: Callable[[], dict[str, Any]]  # the OpenAPI document
     fragments: Fragments = field(default_factory=Fragments)
+    log_use: LogUse = field(default_factory=LogUse)
     # Log writes at once: they wait for the disk in threads, of which there must be some left for everything else.
     log_writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_WRITES))
 
