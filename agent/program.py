@@ -1,12 +1,11 @@
 """Starting a program below the supervisor, in two ways. Standard library only, for the supervisor's reasons.
 
 `spawn` shares memory with its caller until exec (posix_spawn), which takes 1.5 ms less of processor time for each job
-than a fork, and stops the caller meanwhile. `become` is for a forked child. It is used where the job has control
-groups, which it enters before it is the job. It is used where the supervisor must be able to act whatever happens: a
-working directory on a file server that is down holds up chdir and exec without end, and a job with a lease must then be
-killed on time. The kernel kills such a child also when its supervisor dies. And it is used where the job runs in
-another account, which is taken for good before anything of the job is touched: what root may enter or open, the job may
-not. no_new_privs is not set: in a job sudo works as it does at a login.
+than a fork, and stops the caller meanwhile. `become` is for a forked child. It is used where the supervisor must be
+able to act whatever happens: a working directory on a file server that is down holds up chdir and exec without end, and
+a job with a lease must then be killed on time. The kernel kills such a child also when its supervisor dies. And it is
+used where the job runs in another account, which is taken for good before anything of the job is touched: what root may
+enter or open, the job may not. no_new_privs is not set: in a job sudo works as it does at a login.
 """
 
 # ruff: noqa: PTH110

@@ -206,8 +206,8 @@ class Supervisor:
             self._announce()
             return
         if self.step == len(self.setup):
-            plain = self.lease is None and self.account is None and not self.cgroup.folders
-            self._spawn() if plain and not any(self.files) else self._fork(self.argv, self.files)
+            plain = self.lease is None and self.account is None and not any(self.files)
+            self._spawn() if plain and self.cgroup.has_way_back else self._fork(self.argv, self.files)
             return
         label, line = self.setup[self.step]
         self.spool.note(f"setup {self.step + 1}/{len(self.setup)}: {label}")
@@ -221,9 +221,14 @@ class Supervisor:
 
     def _spawn(self) -> None:
         """Starts the job, without being able to act meanwhile."""
-        started = spawn(self.argv, self.env, self.cwd, self.spool.write_end)
+        try:
+            self.cgroup.join()
+            started = spawn(self.argv, self.env, self.cwd, self.spool.write_end)
+        except OSError as error:
+            started = f"cgroup {error.errno}"
+        self.cgroup.leave()
         if isinstance(started, str):
-            self._give_up("launch_failed", why_not(started, self.argv[0], self.cwd))
+            self._cannot_start(started, self.argv[0])
         else:
             self.child = started
             self._leave_traces()
@@ -257,8 +262,7 @@ class Supervisor:
         os.close(self.exec_report)
         self.exec_report = -1
         if failure:
-            reason = "never_started" if failure.startswith("cgroup") else "launch_failed"
-            self._give_up(reason, why_not(failure, self.child_name, self.cwd))
+            self._cannot_start(failure, self.child_name)
         elif self.step == len(self.setup) and not self.done:
             self._is_running()
 
@@ -284,6 +288,10 @@ class Supervisor:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         return bool(poll.poll(0))
+
+    def _cannot_start(self, failure: str, name: str) -> None:
+        ours = failure.startswith("cgroup")  # nothing that the job could have done otherwise
+        self._give_up("never_started" if ours else "launch_failed", why_not(failure, name, self.cwd))
 
     def _give_up(self, reason: str, text: str) -> None:
         if not self.done:  # else it was stopped meanwhile, and that is what ended it
