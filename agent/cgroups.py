@@ -7,7 +7,7 @@ Looked up once, at the start. Where a run's group lies:
           group that hands out controllers may hold no process itself, and systemd could not start the agent's unit
           again in one that does: no process is moved out of anybody's way here.
     v1    GROUP/gpuq/UID.RANK below the agent's own group, in each hierarchy it may change; and where version 2 is
-          mounted beside them, without controllers, one there, to be killed by.
+          mounted beside them, but pids is not, one there, to be killed by. Each costs a job 0.2 ms.
 
 The folder `gpuq` is shared by all agents of an account and stays. run_cgroup.py is the supervisor's side.
 """
@@ -22,7 +22,8 @@ from pathlib import Path
 
 from gpuq.enforced import Enforced
 
-Groups = list[tuple[str, dict[str, str]]]  # folders of a run's groups, each with what to write into which file
+# Folders of a run's groups, each with what to write into which file, and the group its supervisor is in otherwise.
+Groups = list[tuple[str, dict[str, str], str]]
 
 _NAME = "gpuq"
 _CONTROLLERS = ("memory", "cpu", "pids")
@@ -34,7 +35,8 @@ _LEAST_PROCESSES = 1_024
 class Cgroups:
     """Folders below which runs have their groups, by what these do; '' where nothing does it.
 
-    One and the same under version 2. processes: the most that one job may have, threads counted.
+    One and the same under version 2. processes: the most that one job may have, threads counted. homes: the agent's own
+    group in the hierarchy of each.
     """
 
     version: int = 0  # 2, 1, or 0: there are none
@@ -44,6 +46,7 @@ class Cgroups:
     pids: str = ""
     processes: int = 0
     note: str = ""  # why not all of it, for people
+    homes: tuple[tuple[str, str], ...] = ()
 
     @property
     def enforced(self) -> Enforced:
@@ -65,7 +68,8 @@ class Cgroups:
             files |= self._memory_files(memory_bytes) if memory_bytes else {}
         if self.cpu and cpus:
             found.setdefault(f"{self.cpu}/{name}", {}).update(self._cpu_files(cpus))
-        return list(found.items())
+        homes = dict(self.homes)
+        return [(path, limits, homes.get(os.path.dirname(path), "")) for path, limits in found.items()]  # noqa: PTH120
 
     def left_of(self, uid: str) -> list[str]:
         """The groups there are of an attempt's ranks."""
@@ -92,18 +96,24 @@ NONE = Cgroups(note="control groups are not looked for")
 def find_cgroups(proc: Path = Path("/proc")) -> Cgroups:
     """What there is for this process; makes the folders that runs' groups come to lie in."""
     own = _own_groups(proc)
+    own_v2 = own[""][0] if "" in own else ""
     processes = _most_processes(proc)
     unified = _below_topmost(*own[""]) if "" in own else None
     if unified is not None:
         given = set(_read(f"{unified}/cgroup.subtree_control").split())
         if given & set(_CONTROLLERS):
             roots = {name: unified if name in given else "" for name in _CONTROLLERS}
-            return Cgroups(2, kill=unified, **roots, processes=processes, note=_missing(roots))
+            v2 = ((unified, own_v2),)
+            return Cgroups(2, kill=unified, **roots, processes=processes, note=_missing(roots), homes=v2)
     roots = {name: _made(own[name][0]) if name in own else "" for name in _CONTROLLERS}
     if any(roots.values()):
-        return Cgroups(1, kill=unified or "", **roots, processes=processes, note=_missing(roots))
+        kill = "" if roots["pids"] else unified or ""
+        homes = tuple((root, own[name][0]) for name, root in roots.items() if root)
+        homes += ((kill, own_v2),) if kill else ()
+        return Cgroups(1, kill=kill, **roots, processes=processes, note=_missing(roots), homes=homes)
     if unified is not None:
-        return Cgroups(2, kill=unified, note=f"{Path(unified).parent} may not hand out memory, cpu or pids")
+        note = f"{Path(unified).parent} may not hand out memory, cpu or pids"
+        return Cgroups(2, kill=unified, note=note, homes=((unified, own_v2),))
     there = "this account may not change its control group" if own else "there are no control groups"
     return Cgroups(note=there)
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from agent.channel import KEPT_SECONDS, Channel
-from agent.program import Account, fork
+from agent.program import NO_FILES, Account, fork
 from agent.spool import Spool
 
 MAX_CHANNELS = 32  # of one run; each may hold two windows
@@ -96,7 +96,7 @@ class Channels:
                 read, into = os.pipe2(os.O_CLOEXEC)
                 out_of, write = os.pipe2(os.O_CLOEXEC)
                 ends = (read, write)
-            process, report = fork(argv, env, cwd, ends[1], -1, self._enter, account, ends[0])
+            process, report = fork(argv, env, cwd, (ends[1], NO_FILES), -1, self._enter, account, ends[0])
         except OSError as error:
             return f"cannot start a process there: {os.strerror(error.errno or 0)}"
         for fd in {*ends}:

@@ -41,6 +41,7 @@ from gpuq.client.aio import AgentClient
 from gpuq.codec import decode, encode
 from gpuq.errors import Conflict, InvalidRequest
 from gpuq.model import GpuHealth, Inventory, NodeName, Now
+from gpuq.ownlog import cut_own_log
 from gpuq.protocol import POLL_SECONDS, LogReply, LogShipment, SyncReply, SyncRequest
 from gpuq.version import VERSION
 
@@ -321,6 +322,8 @@ class _Watch:
             self._meters.observe(now.monotonic, self._desk.tenancies(), sample.gpus, self._desk.just_ended())
             self._meters.keep_now_and_then()
             self._memory.keep()  # before anybody is told
+            with suppress(OSError):
+                cut_own_log()
             self._desk.executor.name_gpus_by_uuid(self._monitor.reading.renumbered)
             self.tell()
             await self._desk.gpus_failed(self._monitor.reading.fatal)

@@ -13,11 +13,13 @@ and would use a single one.
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from gpuq.model import JobSpec
+from gpuq.outfiles import filled_in
 from gpuq.protocol import RunOrder
 
 _NOT_PASSED_ON = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "DBUS_SESSION_BUS_ADDRESS", "OLDPWD", "SHLVL", "_")
@@ -113,6 +115,19 @@ def rendezvous(order: RunOrder) -> dict[str, str]:
         "PET_MASTER_ADDR": address,
         "PET_MASTER_PORT": port,
     }
+
+
+def output_files(order: RunOrder, cwd: str) -> tuple[str | None, str | None, bool]:
+    """The files of standard output and standard error, in full, and whether they are appended to."""
+    job, rank, spec = order.job, order.ranks[order.rank], order.spec
+    index = "0" if job.index is None else str(job.index)
+    values = {"A": job.array_id, "a": index, "j": job.id, "x": job.name, "u": job.user, "N": rank.node}
+    values |= {"J": job.id, "n": str(order.rank), "t": str(order.rank)}
+    output, error = (
+        None if pattern is None else posixpath.join(cwd, filled_in(pattern, values))
+        for pattern in (spec.output, spec.error)
+    )
+    return output, output if error is None else error, spec.append
 
 
 def setup_steps(spec: JobSpec) -> tuple[Step, ...]:

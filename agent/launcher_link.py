@@ -28,6 +28,7 @@ _CODE = (
     "run_cgroup.py",
     "run_folder.py",
     "spool.py",
+    "output_files.py",
     "program.py",
     "process_tree.py",
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.accounts import Account, LocalAccounts, own_account
 from agent.cgroups import NONE, Cgroups
-from agent.environment import build, granted, setup_steps
+from agent.environment import build, granted, output_files, setup_steps
 from agent.login import Login
 from agent.runs import RunDir
 from gpuq.accounts import EVERYONES
@@ -84,6 +84,7 @@ class Preparation:
             "warning": spec.warning and (spec.warning.number, spec.warning.seconds, spec.warning.main_only),
             "pty": spec.pty,
             "waits": len(order.ranks) > 1,
+            "files": output_files(order, cwd),
             "log_cap": order.log_cap_bytes,
             "cgroups": self._cgroups.of_run(directory.path.name, rank.memory_bytes, rank.cpus),
         }

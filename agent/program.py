@@ -1,12 +1,11 @@
 """Starting a program below the supervisor, in two ways. Standard library only, for the supervisor's reasons.
 
 `spawn` shares memory with its caller until exec (posix_spawn), which takes 1.5 ms less of processor time for each job
-than a fork, and stops the caller meanwhile. `become` is for a forked child. It is used where the job has control
-groups, which it enters before it is the job. It is used where the supervisor must be able to act whatever happens: a
-working directory on a file server that is down holds up chdir and exec without end, and a job with a lease must then be
-killed on time. The kernel kills such a child also when its supervisor dies. And it is used where the job runs in
-another account, which is taken for good before anything of the job is touched: what root may enter or open, the job may
-not. no_new_privs is not set: in a job sudo works as it does at a login.
+than a fork, and stops the caller meanwhile. `become` is for a forked child. It is used where the supervisor must be
+able to act whatever happens: a working directory on a file server that is down holds up chdir and exec without end, and
+a job with a lease must then be killed on time. The kernel kills such a child also when its supervisor dies. And it is
+used where the job runs in another account, which is taken for good before anything of the job is touched: what root may
+enter or open, the job may not. no_new_privs is not set: in a job sudo works as it does at a login.
 """
 
 # ruff: noqa: PTH110
@@ -22,7 +21,10 @@ import termios
 from collections.abc import Callable
 from typing import NoReturn
 
+from agent.output_files import Files, copied_to
+
 Account = tuple[int, int, list[int]]  # uid, gid, all groups: as numbers, since names would have to be looked up
+NO_FILES: Files = (None, None, False)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -48,7 +50,7 @@ def fork(
     argv: list[str],
     env: dict[str, str],
     cwd: str,
-    output: int,
+    outputs: tuple[int, Files],
     keep: int,
     enter: Callable[[], None],
     account: Account | None,
@@ -64,7 +66,7 @@ def fork(
         os.close(report)
         raise
     if child == 0:
-        become(argv, env, cwd, output, keep, enter, account, parent, report, stdin)
+        become(argv, env, cwd, outputs, keep, enter, account, parent, report, stdin)
     os.close(report)
     return child, receive
 
@@ -73,7 +75,7 @@ def become(
     argv: list[str],
     env: dict[str, str],
     cwd: str,
-    output: int,
+    outputs: tuple[int, Files],
     keep: int,
     enter: Callable[[], None],
     account: Account | None,
@@ -81,20 +83,23 @@ def become(
     report: int,
     stdin: int = -1,
 ) -> NoReturn:
-    """Becomes argv, with both outputs in output, and no other open file but keep and stdin (if not negative).
+    """Becomes argv, with both outputs in the log, the first of outputs, and copied to the files.
+
+    No other file is open in it but keep and stdin, if not negative.
 
     Before anything else enter puts it into its control groups. A terminal as stdin becomes its own; without one stdin
     is closed off, as it is here. On failure it writes to report what `why_not` reads, and exits. On success report
     closes, being close-on-exec.
     """
     failure = f"cgroup {errno.EIO}"
+    log, files = outputs
     try:
         enter()
         failure = f"exec {errno.EIO}"
         os.setsid()  # so that its `kill 0` cannot reach the supervisor
         if account is not None:
             failure = f"account {errno.EPERM}"
-            os.fchown(output, account[0], -1)  # or `echo failed > /dev/stderr`, which opens the pipe anew, is refused
+            os.fchown(log, account[0], -1)  # or `echo failed > /dev/stderr`, which opens the pipe anew, is refused
             take_account(*account)
             failure = f"exec {errno.EIO}"
         # Here, since a change of account takes it back.
@@ -108,11 +113,18 @@ def become(
             os.dup2(stdin, 0)
             if os.isatty(0):
                 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        out, error = log, log
+        if any(files):
+            failure = f"output {errno.EIO}"
+            out, error = copied_to(files, log)
+            failure = f"exec {errno.EIO}"
+        os.dup2(out, 1)
+        os.dup2(error, 2)
         if keep >= 0:
             os.set_inheritable(keep, True)
         failure = str(_first_that_starts(argv[0], env, cwd, lambda path: os.execve(path, argv, env)))
+    except OSError as error:
+        failure = f"{failure.split()[0]} {error.errno}"
     finally:
         os.write(report, failure.encode())
         os._exit(127)
@@ -162,6 +174,8 @@ def why_not(failure: str, name: str, cwd: str) -> str:
     why = os.strerror(int(number))
     if stage == "cgroup":
         return f"cannot enter the control groups of the job: {why}"
+    if stage == "output":
+        return f"cannot write the files of -o and -e: {why}"
     if stage == "account":
         return f"cannot take the account of the job: {why}"
     if stage == "chdir":

@@ -1,7 +1,9 @@
 """The control groups of one run, as its supervisor makes, uses and removes them. Standard library only.
 
 cgroups.py says where they lie. A run has none, one (version 2) or one in each of several hierarchies (version 1). The
-supervisor is in none of them: what it holds must not be held against the job, nor be killed for the job's greed.
+supervisor is in none of them: what it holds must not be held against the job, nor be killed for the job's greed. Only
+while it spawns a job (posix_spawn) it is: what it starts then is in them from its first instruction, at half the cost
+of a fork that would enter them by itself.
 """
 
 # ruff: noqa: PTH102, PTH106, PTH110
@@ -21,22 +23,26 @@ _NOT_EVERYWHERE = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # kernels 
 
 
 class RunCgroup:
-    """folders: those of its groups, each with the limits to write into it. Made by `make`, in none before."""
+    """wanted: folders of its groups, the limits to write into each, and the supervisor's own group in its hierarchy."""
 
-    def __init__(self, folders: list[tuple[str, dict[str, str]]]) -> None:
-        self._wanted = folders
-        self.folders: list[str] = []  # those that there are
+    def __init__(self, wanted: list[tuple[str, dict[str, str], str]]) -> None:
+        self._wanted = wanted
+        self.folders: list[str] = []  # those that there are: none before `make`
         self._doors: list[int] = []  # open cgroup.procs of each: whoever writes 0 to it is in
+        self._homes: list[int] = []  # likewise of the supervisor's
+        self._inside = False  # the supervisor could not leave them
 
     def make(self) -> str:
         """Makes them and sets their limits; why something of that failed, or ''."""
         failed = ""
-        for folder, limits in self._wanted:
+        for folder, limits, home in self._wanted:
             try:
                 with suppress(FileExistsError):
                     os.mkdir(folder)
-                self._doors.append(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+                self._doors.append(_door(folder))
                 self.folders.append(folder)
+                with suppress(OSError):
+                    self._homes.append(_door(home))
                 for name, value in limits.items():
                     if not _write(f"{folder}/{name}", value) and name not in _NOT_EVERYWHERE:
                         failed = f"{name} cannot be set"
@@ -49,9 +55,23 @@ class RunCgroup:
         for door in self._doors:
             os.write(door, b"0")
 
+    @property
+    def has_way_back(self) -> bool:
+        """Whether the supervisor can leave them after it has joined them."""
+        return len(self._homes) == len(self._doors)
+
+    def leave(self) -> None:
+        """Takes the calling process, which has joined, back to where it was."""
+        try:
+            for home in self._homes:
+                os.write(home, b"0")
+        except OSError:
+            self._inside = True
+
     def kill(self) -> None:
         """SIGKILL for all that is in them. Where the kernel does not do it in one stroke, first no more may come."""
-        kill_all(self.folders)
+        if not self._inside:
+            kill_all(self.folders)
 
     def oom_kills(self) -> int:
         """How many processes of the run the kernel has killed because memory was short, the run's or the machine's."""
@@ -59,10 +79,15 @@ class RunCgroup:
 
     def remove(self) -> None:
         """Takes them away, with what may be left in them."""
-        for door in self._doors:
+        for door in self._doors + self._homes:
             os.close(door)
-        remove_all(self.folders)
-        self._doors, self.folders = [], []
+        if not self._inside:
+            remove_all(self.folders)
+        self._doors, self._homes, self.folders = [], [], []
+
+
+def _door(folder: str) -> int:
+    return os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def kill_all(folders: list[str]) -> None:

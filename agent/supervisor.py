@@ -28,8 +28,9 @@ import time
 from typing import Any
 
 from agent.channels import MAX_CHANNELS, Channels, open_terminal
+from agent.output_files import Files
 from agent.process_tree import terminate_tree, warn_tree
-from agent.program import Account, fork, spawn, why_not
+from agent.program import NO_FILES, Account, fork, spawn, why_not
 from agent.run_cgroup import RunCgroup
 from agent.run_folder import RunFolder
 from agent.setup_line import environment_after, setup_command
@@ -88,6 +89,7 @@ class Supervisor:
         self.env: dict[str, str] = launch["env"]
         self.kept = {name: self.env[name] for name in launch["kept"] if name in self.env}
         self.cwd: str = launch["cwd"]
+        self.files: Files = launch["files"]
         self.account: Account | None = launch["account"]  # None: this process' own
         self.setup: list[tuple[str, str]] = [(label, line) for label, line in launch["setup"]]
         self.time_limit: float | None = launch["time_limit_seconds"]
@@ -212,8 +214,8 @@ class Supervisor:
             self._announce()
             return
         if self.step == len(self.setup):
-            plain = self.lease is None and self.account is None and not self.cgroup.folders and not self.pty
-            self._spawn() if plain else self._fork(self.argv)
+            plain = self.lease is None and self.account is None and not any(self.files) and not self.pty
+            self._spawn() if plain and self.cgroup.has_way_back else self._fork(self.argv, self.files)
             return
         label, line = self.setup[self.step]
         self.spool.note(f"setup {self.step + 1}/{len(self.setup)}: {label}")
@@ -227,22 +229,27 @@ class Supervisor:
 
     def _spawn(self) -> None:
         """Starts the job, without being able to act meanwhile."""
-        started = spawn(self.argv, self.env, self.cwd, self.spool.write_end)
+        try:
+            self.cgroup.join()
+            started = spawn(self.argv, self.env, self.cwd, self.spool.write_end)
+        except OSError as error:
+            started = f"cgroup {error.errno}"
+        self.cgroup.leave()
         if isinstance(started, str):
-            self._give_up("launch_failed", why_not(started, self.argv[0], self.cwd))
+            self._cannot_start(started, self.argv[0])
         else:
             self.child = started
             self._leave_traces()
             self._is_running()
 
-    def _fork(self, argv: list[str]) -> None:
+    def _fork(self, argv: list[str], files: Files = NO_FILES) -> None:
         terminal = theirs = -1
         try:
             if self.pty and self.step == len(self.setup):
                 terminal, theirs = open_terminal(self.pty)
-            output = self.spool.write_end if theirs < 0 else theirs
+            outputs = (self.spool.write_end if theirs < 0 else theirs), files
             enter = self.cgroup.join
-            child, receive = fork(argv, self.env, self.cwd, output, self.dump, enter, self.account, theirs)
+            child, receive = fork(argv, self.env, self.cwd, outputs, self.dump, enter, self.account, theirs)
         except OSError as error:
             self._give_up("never_started", f"cannot start a process: {os.strerror(error.errno or 0)}")
             return
@@ -264,8 +271,7 @@ class Supervisor:
         os.close(self.exec_report)
         self.exec_report = -1
         if failure:
-            reason = "never_started" if failure.startswith("cgroup") else "launch_failed"
-            self._give_up(reason, why_not(failure, self.child_name, self.cwd))
+            self._cannot_start(failure, self.child_name)
         elif self.step == len(self.setup) and not self.done:
             self._is_running()
 
@@ -291,6 +297,10 @@ class Supervisor:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         return bool(poll.poll(0))
+
+    def _cannot_start(self, failure: str, name: str) -> None:
+        ours = failure.startswith("cgroup")  # nothing that the job could have done otherwise
+        self._give_up("never_started" if ours else "launch_failed", why_not(failure, name, self.cwd))
 
     def _give_up(self, reason: str, text: str) -> None:
         if not self.done:  # else it was stopped meanwhile, and that is what ended it

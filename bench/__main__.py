@@ -1,7 +1,7 @@
 """python3 build.py bench [NAME...]: measures the built gpuq.pyz on this machine and prints one table.
 
-Names: startup, submit, drain, list, idle, tui, scheduler. Without any, all but scheduler, which needs the published
-traces and a quarter of an hour.
+Names: startup, submit, launch, drain, logs, list, idle, tui, scheduler. Without any, all but scheduler, which needs the
+published traces and a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import drain, idle, listing, scheduler, startup, submit, tui
+from bench import drain, idle, launch, listing, logs, scheduler, startup, submit, tui
 from bench.figures import Figure, table
 
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "startup": startup.measure,
     "submit": submit.measure,
+    "launch": launch.measure,
     "drain": drain.measure,
+    "logs": logs.measure,
     "list": listing.measure,
     "idle": idle.measure,
     "tui": tui.measure,

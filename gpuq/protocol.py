@@ -95,6 +95,9 @@ class Submission:
     scheduling_timeout_seconds: int | None = None
     grace_seconds: int | None = None
     warning: WarningSignal | None = None
+    output: str | None = None
+    error: str | None = None
+    append: bool = False  # to output and error
     dependencies: tuple[Dependency, ...] = ()
     singleton: bool = False  # after all live jobs of its user and name
     array: str | None = None
@@ -266,7 +269,10 @@ class LogAck:
 
 @dataclass(frozen=True, slots=True)
 class LogShipment:
+    """packed: how many bytes those of all pieces become again by zlib; 0 if they are as they were written."""
+
     chunks: tuple[LogChunk, ...]
+    packed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,8 +196,15 @@ class ClusterSettings:
         metadata=_about(Duration(DAY), "how long ended jobs and events are kept; not set: for ever", acts=False),
     )
     keep_logs: int | None = field(
+        default=None, metadata=_about(Duration(DAY), "how long the output of ended jobs is kept; not set: for ever")
+    )
+    log_space: int | None = field(
         default=None,
-        metadata=_about(Duration(DAY), "how long the output of ended jobs is kept; not set: for ever", acts=False),
+        metadata=_about(
+            Size(10 << 20),
+            "most disk that logs, the daemon's among them, may take on the controller: the oldest of ended jobs go; not"
+            " set: all there is",
+        ),
     )
 
 

@@ -33,3 +33,6 @@ class JobSpec:
     conda_env: str | None = None
     pty: str = ""  # '24x80': the command runs on a pseudo-terminal with so many rows and columns
     warning: WarningSignal | None = None
+    output: str | None = None  # file on the node that gets what the log gets; see outfiles.py
+    error: str | None = None  # another for standard error; without output for that alone
+    append: bool = False  # to these files; else they are cut to nothing first

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import json
 import logging
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from gpuq.codec import decode, encode
 from gpuq.errors import GpuqError, InvalidRequest, NotAuthenticated, NotAuthorised, NotFound
 from gpuq.holes import Hole
 from gpuq.model import NodeName
-from gpuq.protocol import LogAck, LogReply, LogShipment, RunOrder, SyncReply, SyncRequest
+from gpuq.protocol import MAX_LOG_POST_BYTES, LogAck, LogReply, LogShipment, RunOrder, SyncReply, SyncRequest
 from gpuq.store.logfiles import Log, LogFiles, Piece
 
 logger = logging.getLogger(__name__)
@@ -52,10 +53,12 @@ async def logs(call: By) -> Response:
     """
     node = _node(call)
     holes: dict[Log, Hole] = {}
-    pieces = {log: found for log, found in _pieces(call.body, holes).items() if _is_of(call, node, log)}
+    shipment, body = await _unpacked(call.body)
+    pieces = {log: found for log, found in _pieces(shipment, body, holes).items() if _is_of(call, node, log)}
     if not pieces:
         raise NotFound(f"none of these logs is of an attempt on node {node}")
-    sizes, failure = await asyncio.to_thread(_write, call.site.logs, pieces, holes)
+    async with call.site.log_writes:
+        sizes, failure = await asyncio.to_thread(_write, call.site.logs, pieces, holes)
     if failure is not None and not sizes:
         raise failure
     for log in sizes:
@@ -118,15 +121,30 @@ def _is_of(call: Call, node: NodeName, log: Log) -> bool:
     return found is not None and 0 <= rank < len(found.ranks) and found.ranks[rank].node == node
 
 
-def _pieces(body: bytes, holes: dict[Log, Hole]) -> dict[Log, list[Piece]]:
-    """The pieces of each log, in the order they were sent; adds the holes that logs have."""
+async def _unpacked(body: bytes) -> tuple[LogShipment, memoryview]:
+    """The header of a shipment, and the bytes of its pieces as they were written."""
     end = body.find(b"\n")
     if end < 0:
         raise InvalidRequest("a shipment of logs is one line of JSON and then the bytes")
-    chunks = _decoded(LogShipment, body[:end]).chunks
+    shipment, rest = _decoded(LogShipment, body[:end]), memoryview(body)[end + 1 :]
+    if not shipment.packed:
+        return shipment, rest
+    if not 0 < shipment.packed <= MAX_LOG_POST_BYTES:
+        raise InvalidRequest(f"LogShipment.packed must be at most {MAX_LOG_POST_BYTES:,}")
+    unpacker = zlib.decompressobj()
+    try:  # in a thread: some 10 ms, and no more than it says, whatever the bytes would become
+        plain = await asyncio.to_thread(unpacker.decompress, rest, shipment.packed + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"the pieces cannot be unpacked: {error}") from None
+    return shipment, memoryview(plain)
+
+
+def _pieces(shipment: LogShipment, body: memoryview, holes: dict[Log, Hole]) -> dict[Log, list[Piece]]:
+    """The pieces of each log, in the order they were sent; adds the holes that logs have."""
+    chunks = shipment.chunks
     if len(chunks) > _MAX_CHUNKS:
         raise InvalidRequest(f"a shipment of logs has at most {_MAX_CHUNKS:,} pieces")
-    view, at = memoryview(body), end + 1
+    at = 0
     pieces: dict[Log, list[Piece]] = {}
     for chunk in chunks:
         if chunk.offset < 0 or chunk.length < 0:
@@ -135,12 +153,10 @@ def _pieces(body: bytes, holes: dict[Log, Hole]) -> dict[Log, list[Piece]]:
             raise InvalidRequest("LogChunk.hole_start and LogChunk.hole_end must be in order")
         if chunk.hole_start < chunk.hole_end:
             holes[chunk.uid, chunk.rank] = Hole(chunk.hole_start, chunk.hole_end)
-        pieces.setdefault((chunk.uid, chunk.rank), []).append((chunk.offset, view[at : at + chunk.length]))
+        pieces.setdefault((chunk.uid, chunk.rank), []).append((chunk.offset, body[at : at + chunk.length]))
         at += chunk.length
     if at != len(body):
-        raise InvalidRequest(
-            f"the pieces have {at - end - 1:,} bytes by their header, but {len(body) - end - 1:,} came"
-        )
+        raise InvalidRequest(f"the pieces have {at:,} bytes by their header, but {len(body):,} came")
     return pieces
 
 

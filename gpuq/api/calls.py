@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -15,6 +16,15 @@ from gpuq.service.commands import Actor, UserCommand
 from gpuq.service.live import LiveController
 from gpuq.settings import Visibility
 from gpuq.store.logfiles import LogFiles
+
+LOG_WRITES = 4  # of some twenty threads; a disk gains nothing by more
+
+
+@dataclass(slots=True)
+class LogUse:
+    """What logs and the daemon's own take of the disk, when last looked at; None: not yet."""
+
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,9 @@ class Site:
     ca_key: bytes
     describe: Callable[[], dict[str, Any]]  # the OpenAPI document
     fragments: Fragments = field(default_factory=Fragments)
+    log_use: LogUse = field(default_factory=LogUse)
+    # Log writes at once: they wait for the disk in threads, of which there must be some left for everything else.
+    log_writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_WRITES))
 
 
 Judge = Callable[[], Actor]

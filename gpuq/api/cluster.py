@@ -38,6 +38,7 @@ async def cluster(call: By) -> Response:
         "nodes": _nodes(call),
         "gpus": _gpus(call),
         "jobs": _jobs(call),
+        "logs": {"bytes": call.site.log_use.bytes, "limit_bytes": call.controller.view.settings.cluster.log_space},
     }
     await call.controller.settled()
     return answer(body)

@@ -128,6 +128,8 @@ def _more(job: Job, lens: JobLens, owner: bool, spec: JobSpec | None) -> dict[st
         "setup": list(spec.setup) if owner and spec is not None else None,
         "venv": spec.venv if owner and spec is not None else None,
         "conda_env": spec.conda_env if owner and spec is not None else None,
+        "output": spec.output if owner and spec is not None else None,
+        "error": spec.error if owner and spec is not None else None,
         "warning": None if spec is None or spec.warning is None else asdict(spec.warning),
     }
 

@@ -15,7 +15,7 @@ from gpuq.store.logfiles import Log
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One rank's log at one moment. end is its final size, once that is known."""
+    """One rank's log at one moment. end is its final size, once that is known; 0 for one that was deleted since."""
 
     job: Job
     record: Job | None  # as memory has it: None for one that has ended or is not made yet
@@ -23,6 +23,7 @@ class Reading:
     log: Log | None
     size: int = 0
     end: int | None = None
+    deleted: bool = False
 
 
 def readable(call: Call, id: str) -> Job:
@@ -53,7 +54,8 @@ async def reading_of(call: Call, job: Job, number: int | None, rank: int) -> Rea
     end = told.log_size if told is not None else None
     if end is None and not found.live:
         end = size  # its node is gone: what is here is all there will ever be
-    return Reading(job, record, found, key, size, end)
+    deleted = size == 0 and end != 0 and await asyncio.to_thread(call.site.logs.was_deleted, key)
+    return Reading(job, record, found, key, size, 0 if deleted else end, deleted)
 
 
 def _attempt(call: Call, job: Job, number: int) -> Attempt | None:

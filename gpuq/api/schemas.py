@@ -63,6 +63,7 @@ Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
 Wall = Annotated[float, Field(ge=0, le=MAX_WALL, allow_inf_nan=False)]
 Priority = Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)]
 Pty = Annotated[str, StringConstraints(pattern=_PTY)]
+OutFile = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATH)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATH)]
 Nodes = Annotated[tuple[Word, ...], Field(max_length=1000)]
 
@@ -127,6 +128,9 @@ class Submission(_Body):
     scheduling_timeout_seconds: Seconds | None = Field(None, description="FAILED when it has not started by then.")
     grace_seconds: int | None = Field(None, ge=0, le=86_400, description="Between SIGTERM and SIGKILL.")
     warning: Warn | None = Field(None, description="A signal before the time limit, for a checkpoint.")
+    output: OutFile | None = Field(None, description="File on the node that gets what the log gets, such as o-%j.txt.")
+    error: OutFile | None = Field(None, description="Another for standard error.")
+    append: bool = Field(False, description="To these files, rather than to cut them to nothing first.")
     dependencies: tuple[DependsOn, ...] = Field((), max_length=MAX_DEPENDENCIES)
     singleton: bool = Field(False, description="To wait for the end of its user's live jobs of the same name.")
     array: str | None = Field(None, min_length=1, max_length=10_000, description="For example 0-99%8.")

@@ -59,6 +59,8 @@ async def log(
         "gpuq-log-attempt": str(reading.attempt.number if reading.attempt else 0),
         "gpuq-job-state": shown_state(call.controller, reading.job).value,
     }
+    if reading.deleted:
+        headers["gpuq-log-deleted"] = "1"
     if reading.end is not None:
         headers["gpuq-log-end"] = str(reading.end)
     await call.controller.settled()

@@ -1,4 +1,4 @@
-"""What a running controller looks after: that its home holds a good token, and that its certificate never runs out."""
+"""What a running controller looks after: a good token in its home, a certificate that never runs out, room for logs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from gpuq.api.auth import new_token
 from gpuq.api.calls import Site
 from gpuq.api.certificates import Certificates, ensure_certificates, renewal_is_due, write_file
+from gpuq.api.retention import Retention
 from gpuq.config import running_as
 from gpuq.errors import GpuqError, NotAuthenticated
 from gpuq.model import Now
@@ -32,6 +33,7 @@ class Upkeep:
         self._home, self._site, self._certificates = home, site, certificates
         self._context, self._clock = context, clock
         self._certificate_at = 0.0  # monotonic; when to look at it next
+        self._retention = Retention(home, site)
 
     async def run(self) -> None:
         """Never returns. What cannot be done now is logged, and tried again."""
@@ -52,6 +54,7 @@ class Upkeep:
         if now.monotonic >= self._certificate_at:
             self._certificate_at = now.monotonic + CERTIFICATE_SECONDS
             self._renew(now.wall)
+        await self._retention.look(now)
 
     def _renew(self, wall: float) -> None:
         """Connections there are go on as they are; new ones are shown the new certificate."""

@@ -23,9 +23,10 @@ from typing import NamedTuple
 from gpuq.cli.systemd import manager_of
 from gpuq.config import make_private, read_text, write_private
 from gpuq.errors import Conflict, Unavailable
+from gpuq.ownlog import MAX_BYTES
 from gpuq.version import VERSION
 
-LOG_BYTES = 10 << 20  # beyond this a log becomes daemon.log.1 when its daemon starts next
+LOG_BYTES = MAX_BYTES  # beyond this a log becomes daemon.log.1 when its daemon starts next, if not before
 START_SECONDS = 60.0  # a controller with 100,000 jobs to load needs seconds; a slow disk multiplies that
 STOP_SECONDS = 20.0  # both daemons end within a second unless a disk hangs
 _POLL_SECONDS = 0.02

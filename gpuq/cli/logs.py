@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import click
 
@@ -54,9 +55,9 @@ def logs(job: str, follow: bool, tail: int | None, rank: int, attempt: int | Non
 def _so_far(client: Client, id: str, attempt: int | None, rank: int, tail: int | None) -> Iterator[bytes]:
     """What there is of the log now, in pieces: of an ended run all of it, of a running one up to this moment."""
     path, fixed = f"/jobs/{id}/log", {"rank": rank}
-    state, attempt, size = _arrived(client, path, attempt, fixed)
+    state, attempt, size, deleted = _arrived(client, path, attempt, fixed)
     if not size:
-        note(f"job {id} is {state} and has written nothing")
+        note(f"job {id} is {state} and {'its log was deleted' if deleted else 'has written nothing'}")
     offset = 0
     while offset < size:
         params: dict[str, str | int | None] = {**fixed, "attempt": attempt, "limit": LOG_CHUNK_BYTES}
@@ -69,8 +70,17 @@ def _so_far(client: Client, id: str, attempt: int | None, rank: int, tail: int |
         yield answer.body
 
 
-def _arrived(client: Client, path: str, attempt: int | None, fixed: dict[str, int]) -> tuple[str, int | None, int]:
-    """(state of the job, attempt, bytes of its log to show); waits for what an ended run's node still has to send."""
+class Arrived(NamedTuple):
+    """state is the job's; size counts the bytes of its log to show; deleted: there were some once."""
+
+    state: str
+    attempt: int | None
+    size: int
+    deleted: bool
+
+
+def _arrived(client: Client, path: str, attempt: int | None, fixed: dict[str, int]) -> Arrived:
+    """What there is of the log; waits for what an ended run's node still has to send."""
     params: dict[str, str | int | None] = {**fixed, "attempt": attempt, "offset": 0, "limit": 1}
     while True:
         headers = client.raw(path, params).headers
@@ -79,8 +89,8 @@ def _arrived(client: Client, path: str, attempt: int | None, fixed: dict[str, in
         if "gpuq-log-end" in headers:
             end = int(headers["gpuq-log-end"])
         if end is None or size >= end:
-            return state, attempt, size
+            return Arrived(state, attempt, size, "gpuq-log-deleted" in headers)
         if params["offset"] == size and "wait" in params:
             note(f"the last {end - size} bytes have not arrived from the node; logs -f waits for them")
-            return state, attempt, size
+            return Arrived(state, attempt, size, deleted=False)
         params |= {"attempt": attempt, "offset": size, "wait": int(POLL_SECONDS)}

@@ -131,6 +131,14 @@ _SUBMIT_OPTIONS = [
     ),
     _o("-H", "--hold", is_flag=True, help="Submit held; 'gpuq release' lets it go."),
     _o("-D", "--chdir", metavar="DIR", help="Folder to run in; default: this one, on a machine of the cluster."),
+    _o(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write the output to this file on the node too; %j %A %a %x %u %N %n %t are filled in.",
+    ),
+    _o("-e", "--error", metavar="FILE", help="Write standard error to this file, rather than to that of -o."),
+    _o("--open-mode", type=click.Choice(["append", "truncate"]), help="What becomes of such a file that is there."),
     _o("--env", multiple=True, metavar="K[=V]", help="Set a variable; K alone sends its value here. Repeatable."),
     _o(
         "--export",

@@ -69,6 +69,9 @@ def _lines(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Command", _command(job)
     if job["cwd"] is not None:
         yield "Folder", visible(job["cwd"])
+    for name, file in (("Output", job.get("output")), ("Errors", job.get("error"))):
+        if file is not None:
+            yield name, f"{visible(file)}, on its node"
     yield "Asks for", _request(job["request"])
     if job["nodes"]:
         yield "Ran on" if job["finished_at"] else "Runs on", _places(job["nodes"])

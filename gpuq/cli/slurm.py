@@ -6,9 +6,6 @@ import click
 
 _NOT_YET = "not in this version of gpuq"
 _HINTS = {
-    **dict.fromkeys(
-        ("-o", "--output", "-e", "--error", "--open-mode"), "gpuq keeps the output of a job, and gpuq logs shows it"
-    ),
     **dict.fromkeys(("-i", "--input"), "write the redirection into the job: --wrap 'CMD < FILE'"),
     **dict.fromkeys(("-s", "--oversubscribe"), "--shared --gpu-mem 20G takes part of a GPU"),
     "--pty": "gpuq run --pty runs a job on this terminal",

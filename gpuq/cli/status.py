@@ -12,6 +12,9 @@ from gpuq.cli.daemons import Daemon, Running
 from gpuq.cli.up import trust_note
 from gpuq.config import host_home
 from gpuq.errors import GpuqError, Unreachable
+from gpuq.units import format_size
+
+NEAR = 0.8  # of the room for logs: api/retention.py warns from there on too
 
 
 @click.command()
@@ -60,7 +63,17 @@ def cluster_lines(cluster: dict[str, Any], url: str) -> list[str]:
         "nodes       " + ", ".join(f"{count} {state}" for state, count in nodes.items()),
         f"gpus        {gpus['busy']} of {gpus['total']} busy{simulated}",
         f"jobs        {counted or 'none'}",
+        *_log_lines(cluster.get("logs") or {}),
     ]
+
+
+def _log_lines(logs: dict[str, Any]) -> list[str]:
+    """How much room logs take, where that is limited; with a warning from four fifths on."""
+    used, limit = logs.get("bytes"), logs.get("limit_bytes")
+    if used is None or limit is None:
+        return []
+    near = "; the oldest are deleted when it is full" if used >= NEAR * limit else ""
+    return [f"logs        {format_size(used)} of {format_size(limit)}, {used / max(limit, 1):.0%}{near}"]
 
 
 def _daemon_text(running: Running | None, what: str | None) -> str:

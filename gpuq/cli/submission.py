@@ -127,6 +127,8 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
                 raise InvalidRequest(f"{flag} is given, but no GPU is asked for", "add for example -G 1")
     if "shared" in options and "gpu_memory" not in options:
         raise InvalidRequest("--shared does not say how much of a GPU", "add for example --gpu-mem 20G")
+    if "open_mode" in options and not {"output", "error"} & options.keys():
+        raise InvalidRequest("--open-mode is about files, and none is named", "add -o FILE or -e FILE")
     if "nodelist" in options and not set(options["nodelist"]) - set(get("exclude", ())):
         raise InvalidRequest("-x excludes every node that -w names", "no node is left to run on")
     return {
@@ -143,6 +145,9 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
         "only_nodes": get("nodelist"),
         "not_nodes": get("exclude"),
         "time_limit_seconds": get("time_limit"),
+        "output": get("output"),
+        "error": get("error"),
+        "append": None if "open_mode" not in options else options["open_mode"] == "append",
         "warning": _warning(get("warning")),
         "scheduling_timeout_seconds": get("scheduling_timeout"),
         "array": get("array"),

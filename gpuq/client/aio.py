@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import zlib
+from dataclasses import replace
 from typing import TypeVar
 
+from gpuq.client.connection import parse_url
 from gpuq.client.http import target_of
 from gpuq.client.transport import Transport
 from gpuq.codec import decode, encode
@@ -17,6 +21,9 @@ T = TypeVar("T")
 ANSWER_SECONDS = 20.0  # beyond what a sync asks the controller to wait; later, the agent had better ask afresh
 STREAM_ANSWER_SECONDS = 5.0  # somebody sits before it: a lost network is to be noticed
 KEPT_FOR_STREAMS = 64
+PACK_BYTES = 1 << 10  # below it nothing is gained
+_FAST = 1  # of zlib's levels: 100 MB a second, and a half to a tenth of the size for what programs print
+_HERE = ("127.0.0.1", "localhost", "::1")  # hosts to which nothing is gained
 KEPT_CONNECTIONS = 3  # a held poll, a sync with news beside it, a log shipment
 
 
@@ -27,16 +34,22 @@ class AgentClient:
     and otherwise the error that the controller's answer stands for.
     """
 
-    def __init__(self, url: str, token: str, ca_pem: str) -> None:
+    def __init__(self, url: str, token: str, ca_pem: str, packs: bool | None = None) -> None:
+        """packs: whether logs are compressed; None: if the controller is on another machine."""
         self._transport = Transport(url, token, ca_pem, KEPT_CONNECTIONS)
         self._streams = Transport(url, token, ca_pem, KEPT_FOR_STREAMS)
+        self._packs = parse_url(url).host not in _HERE if packs is None else packs
 
     async def sync(self, request: SyncRequest) -> SyncReply:
         content = json.dumps(encode(request), separators=(",", ":")).encode()
         return await self._post(SyncReply, "sync", request.wait_seconds + ANSWER_SECONDS, content, "application/json")
 
     async def ship_logs(self, shipment: LogShipment, body: bytes) -> LogReply:
-        """body: the bytes of the shipment's chunks, one after the other."""
+        """body: the bytes of the shipment's chunks, one after the other. They are compressed, if that is worth it."""
+        if self._packs and len(body) >= PACK_BYTES:
+            packed = await asyncio.to_thread(zlib.compress, body, _FAST)
+            if len(packed) < len(body):
+                shipment, body = replace(shipment, packed=len(body)), packed
         header = json.dumps(encode(shipment), separators=(",", ":")).encode()
         content = b"".join((header, b"\n", body))
         return await self._post(LogReply, "logs", ANSWER_SECONDS, content, "application/octet-stream")

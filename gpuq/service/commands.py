@@ -215,6 +215,18 @@ class ChangeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """Something the controller found or did by itself that belongs into its journal."""
+
+    kind: str
+    text: str
+
+    @property
+    def actor(self) -> Actor:
+        return Actor("gpuq", "admin")
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A sync's report. ended are reported attempts the view does not hold but the store knows to have ended."""
 
@@ -266,5 +278,6 @@ UserCommand = (
     | DisableUser
     | EnableUser
     | ChangeSettings
+    | Remark
 )
 Command = UserCommand | Report | Silence | Tick | Schedule

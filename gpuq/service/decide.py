@@ -23,6 +23,7 @@ from gpuq.service.commands import (
     Hold,
     OpenStream,
     Release,
+    Remark,
     RemoveNode,
     Report,
     Requeue,
@@ -84,6 +85,8 @@ def _dispatch(draft: Draft, command: Command) -> dict[str, Any] | None:
             return users.enable(draft, command)
         case ChangeSettings():
             return settings.change(draft, command)
+        case Remark(kind, text):
+            draft.event(kind, text)
         case Report():
             nodes.report(draft, command)
         case Silence():

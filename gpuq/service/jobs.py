@@ -9,6 +9,7 @@ from typing import Any
 from gpuq import arrays, constraint
 from gpuq.errors import Conflict, InvalidRequest, NotAuthorised, NotFound
 from gpuq.model import Dependency, DependencyKind, EndReason, Job, JobId, JobSpec, OnLost, Request, StopKind
+from gpuq.outfiles import check_pattern
 from gpuq.protocol import MAX_DEPENDENCIES, Selection, Submission
 from gpuq.service import execution, queues
 from gpuq.service.commands import Actor, Cancel, Hold, Release, Requeue, Submit, Update
@@ -140,6 +141,9 @@ def request_of(asked: Submission) -> Request:
 def spec_of(asked: Submission) -> JobSpec:
     if not asked.command and asked.script is None:
         raise InvalidRequest("there is no command to run")
+    for option, pattern in (("-o", asked.output), ("-e", asked.error)):
+        if pattern is not None:
+            check_pattern(option, pattern)
     return JobSpec(
         command=asked.command,
         script=asked.script,
@@ -151,6 +155,9 @@ def spec_of(asked: Submission) -> JobSpec:
         conda_env=asked.conda_env,
         warning=asked.warning,
         pty=asked.pty,
+        output=asked.output,
+        error=asked.error,
+        append=asked.append,
     )
 
 

@@ -101,6 +101,22 @@ class LogFiles:
             until = hole.start if hole is not None and offset < hole.start else size
             return offset, os.pread(fd, max(0, min(limit, until - offset)), offset)
 
+    def delete(self, log: Log) -> None:
+        """Takes a log away for good; that there was one stays known. Raises OSError."""
+        path = self._path(log)
+        with self._locks[hash(log) % _LOCKS]:
+            try:
+                path.rename(_gone(path))  # that one can be told from a log that never was
+                os.truncate(_gone(path), 0)
+            except FileNotFoundError:
+                return
+            with self._sizes_lock:
+                self._sizes.pop(log, None)
+
+    def was_deleted(self, log: Log) -> bool:
+        """Whether there was a log, and it is deleted."""
+        return self.size(log) == 0 and _gone(self._path(log)).exists()
+
     def tail_offset(self, log: Log, lines: int) -> int:
         """Where the last `lines` lines begin, at most 16 MiB before the end. An unfinished last line counts as one."""
         end = self.size(log)
@@ -165,6 +181,10 @@ class LogFiles:
             self._sizes.move_to_end(log)
             while len(self._sizes) > _REMEMBERED:
                 self._sizes.popitem(last=False)
+
+
+def _gone(path: Path) -> Path:
+    return path.with_suffix(".gone")
 
 
 def _give_back(fd: int, hole: Hole) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from agent.accounts import LocalAccounts
+from agent.cgroups import find_cgroups
 from agent.executor import Executor
 from gpuq.accounts import Accounts, JobsOf
 from gpuq.model import RankPhase
@@ -53,7 +54,7 @@ class OwnMachine(Machine):
         super().__init__(folder / "state")
         self.folder = folder
         self.accounts = LocalAccounts(Accounts(JobsOf.EACH), folder / "state" / "accounts.toml", own)
-        self.executor = Executor(self.state_dir, self.events.append, self.accounts)
+        self.executor = Executor(self.state_dir, self.events.append, self.accounts, find_cgroups())
 
     def rules(self, text: str) -> None:
         self.state_dir.mkdir(exist_ok=True)

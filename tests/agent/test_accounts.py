@@ -241,6 +241,16 @@ async def test_outputs_can_be_opened_again_by_name(m: OwnMachine) -> None:
 
 
 @with_accounts
+async def test_files_of_the_output_are_the_accounts_and_only_where_it_may_write(m: OwnMachine) -> None:
+    assert await m.says("alice", "echo mine", cwd=str(m.folder / "home" / "alice"), output="out") == ["mine"]
+    file = m.folder / "home" / "alice" / "out"
+    assert (file.read_text(), file.stat().st_uid) == ("mine\n", 12001)
+    end = await m.result(m.of_user("alice", shell("echo", output="/etc/out-of-alice")))
+    assert end.text == "cannot write the files of -o and -e: Permission denied"
+    assert not Path("/etc/out-of-alice").exists()
+
+
+@with_accounts
 async def test_a_folder_that_only_root_may_enter_is_not_entered(m: OwnMachine) -> None:
     secret = m.folder / "roots"
     secret.mkdir(mode=0o700)

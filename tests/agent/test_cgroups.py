@@ -78,6 +78,7 @@ def test_cpus_that_were_reserved_are_the_most_a_job_gets(tmp_path):
             m.executor.launch(job)
             await m.running(job)
             group = Path(GROUPS.cpu) / f"{job.uid}.0"
+            assert processes(str(group)) == [child for child in descendants(m.supervisor(job)) if start_time(child)]
             names = ("cpu.max",) if GROUPS.version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
             assert " ".join((group / name).read_text().strip() for name in names) == "300000 100000"
 
@@ -217,8 +218,8 @@ def test_version_2_is_used_as_far_up_as_the_account_may_change_it(tmp_path):
     folder = f"{mount}/{user}/gpuq"
     assert (found.kill, found.memory, found.cpu, found.pids) == (folder,) * 4
     assert found.enforced == Enforced("v2", memory=True, cpus=True, processes=True)
-    ((path, limits),) = found.of_run("abc.0", 3 * MIB, 2)
-    assert path == f"{folder}/abc.0"
+    ((path, limits, home),) = found.of_run("abc.0", 3 * MIB, 2)
+    assert (path, home) == (f"{folder}/abc.0", f"{mount}/{service}")
     assert limits["memory.max"] == str(3 * MIB)
     assert limits["cpu.max"] == "200000 100000"
 
@@ -228,7 +229,7 @@ def test_version_2_without_controllers_ends_jobs_and_says_what_is_not_enforced(t
     tree(mount, {".": "", "gpuq": ""})
     proc = machine_with(tmp_path / "proc", "0::/\n", f"30 23 0:26 / {mount} rw - cgroup2 cgroup2 rw\n")
     found = find_cgroups(proc)
-    assert found.of_run("abc.0", 3 * MIB, 2) == [(f"{mount}/gpuq/abc.0", {})]
+    assert found.of_run("abc.0", 3 * MIB, 2) == [(f"{mount}/gpuq/abc.0", {}, str(mount))]
     assert found.enforced == Enforced("v2", note=f"{mount} may not hand out memory, cpu or pids")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from agent.logs import BODY_BYTES, LogShipper
+from agent.logs import BODY_BYTES, BYTES_PER_SECOND, LogShipper
 from gpuq.errors import GpuqError, InvalidRequest, Unavailable
 from gpuq.holes import Hole, punch
 from gpuq.model import AttemptUid
@@ -58,6 +59,7 @@ class Node:
         self.told: dict[str, int] = {}
         self.drops = ""  # logs dropped whenever the shipper tells of one
         self.pauses = 0
+        self.paused = 0.0
         self.controller = FakeController()
         self.shipper = LogShipper(self.controller, self._shipped, self._pause)
 
@@ -68,6 +70,7 @@ class Node:
 
     async def _pause(self, seconds: float) -> None:
         self.pauses += 1
+        self.paused += seconds
         await asyncio.sleep(0)
 
     def path(self, name: str) -> Path:
@@ -273,5 +276,17 @@ def test_what_the_cap_released_is_not_shipped_and_the_rest_arrives_behind_it(tmp
         chunks = [chunk for shipment in node.controller.shipments for chunk in shipment.chunks]
         assert sum(chunk.length for chunk in chunks) == 3 * mib
         assert {(chunk.hole_start, chunk.hole_end) for chunk in chunks} == {(2 * mib, 10 * mib)}
+
+    play(tmp_path, scene)
+
+
+def test_a_job_that_prints_without_end_leaves_room_for_others(tmp_path: Path) -> None:
+    async def scene(node: Node) -> None:
+        node.write("a", b"x" * 12 * (1 << 20))
+        node.watch("a")
+        size = node.end("a")
+        began = time.monotonic()
+        await until(lambda: node.told.get(uid("a")) == size)
+        assert node.paused + time.monotonic() - began > size / BYTES_PER_SECOND - 0.05
 
     play(tmp_path, scene)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from gpuq import codec
 from gpuq.model import AttemptUid, EndReason, ExitRecord
-from gpuq.protocol import MAX_HOLDS, MAX_LOG_POST_BYTES
+from gpuq.protocol import MAX_HOLDS, MAX_LOG_POST_BYTES, LogChunk, LogShipment
 from tests.api.server import DEADLINE, Agent, Running, until
 
 
@@ -183,3 +184,28 @@ def test_cordon_drain_and_uncordon_answer_with_the_node(running: Running, agent:
     assert running.ask("POST", f"/nodes/{agent.name}/drain", "root").json["draining"] is True
     assert running.ask("POST", f"/nodes/{agent.name}/uncordon", "root").json["cordoned"] is False
     running.ask("POST", f"/nodes/{agent.name}/cordon", "root", {"txt": "x"}).refused(400)
+
+
+def packed(uid: str, plain: bytes, length: int | None = None, says: int | None = None) -> bytes:
+    chunk = LogChunk(AttemptUid(uid), 0, 0, len(plain) if length is None else length)
+    shipment = LogShipment((chunk,), len(plain) if says is None else says)
+    return json.dumps(codec.encode(shipment)).encode() + b"\n" + zlib.compress(plain)
+
+
+def test_compressed_logs_are_unpacked(running: Running, agent: Agent, uid: str) -> None:
+    text = b"line\n" * 100_000
+    assert agent.post("/agent/logs", packed(uid, text)).status == 200
+    assert agent.shipped((uid, 0, len(text), b"end")) == {(uid, 0): len(text) + 3}
+
+
+def test_what_unpacks_to_something_else_than_it_says_is_refused(agent: Agent, uid: str) -> None:
+    bomb = bytes(64 << 20)
+    for sent in (
+        packed(uid, bomb, length=1 << 20, says=1 << 20),
+        packed(uid, bomb),
+        packed(uid, b"short", length=9, says=9),
+        packed(uid, b"x" * 5000)[:-20],
+        packed(uid, b"x", says=-1),
+    ):
+        agent.post("/agent/logs", sent).refused(400)
+    assert agent.shipped((uid, 0, 0, b"fine\n")) == {(uid, 0): 5}

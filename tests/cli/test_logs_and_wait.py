@@ -51,6 +51,25 @@ def test_following_a_job_that_waits_says_why_nothing_comes(api: FakeApi, gpuq: G
     assert (result.status, result.err) == (0, "gpuq: job 1042 is QUEUED: behind 1041\n")
 
 
+def test_a_log_that_was_deleted_is_not_said_to_have_been_empty(api: FakeApi, gpuq: Gpuq) -> None:
+    headers = {"gpuq-log-size": "0", "gpuq-log-end": "0", "gpuq-log-attempt": "1", "gpuq-job-state": "SUCCEEDED"}
+    api.on("GET", "/jobs/1042/log", lambda _call: Raw(b"", {**headers, "gpuq-log-deleted": "1"}))
+    result = gpuq("logs", "1042")
+    assert (result.status, result.out, result.err) == (0, "", "gpuq: job 1042 is SUCCEEDED and its log was deleted\n")
+
+
+def test_a_log_whose_middle_was_given_back_goes_on_behind_it(api: FakeApi, gpuq: Gpuq) -> None:
+    def answer(call: Call) -> Raw:
+        offset = int(call.params.get("offset", ["0"])[0])
+        start, data = (0, b"head") if offset < 4 else (1_000_000, b"tail") if offset < 1_000_004 else (1_000_004, b"")
+        ends = {"gpuq-log-size": "1000004", "gpuq-log-end": "1000004", "gpuq-log-attempt": "1"}
+        return Raw(data, {"gpuq-log-offset": str(start), "gpuq-job-state": "SUCCEEDED", **ends})
+
+    api.on("GET", "/jobs/1042/log", answer)
+    api.on("GET", "/jobs/1042", ended("SUCCEEDED"))
+    assert [gpuq("logs", "1042", *options).out for options in ([], ["-f"])] == ["headtail"] * 2
+
+
 def test_rank_and_attempt_are_passed_on(api: FakeApi, gpuq: Gpuq) -> None:
     _serve(api)
     gpuq("logs", "1042", "--rank", "1", "--attempt", "2")

@@ -11,11 +11,6 @@ from tests.cli.conftest import Gpuq
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("-o out.txt", "gpuq logs"),
-        ("-oout.txt", "gpuq logs"),
-        ("--output=out.txt", "gpuq logs"),
-        ("-e err.txt", "gpuq logs"),
-        ("--error err.txt", "gpuq logs"),
         ("-s", "--shared --gpu-mem"),
         ("--oversubscribe", "--shared --gpu-mem"),
         ("-n 4", "starts the command once"),

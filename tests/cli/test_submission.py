@@ -79,6 +79,10 @@ def asked(*arguments: str) -> dict[str, Any]:
         (["--requeue"], {"requeue": True}),
         (["--no-requeue"], {"requeue": False}),
         (["--on-lost", "fence"], {"on_lost": "fence"}),
+        (["-o", "o-%j.txt"], {"output": "o-%j.txt"}),
+        (["--output=o", "-e", "e"], {"output": "o", "error": "e"}),
+        (["-o", "o", "--open-mode", "append"], {"output": "o", "append": True}),
+        (["--error", "e", "--open-mode=truncate"], {"error": "e", "append": False}),
         (["--signal", "USR1@120"], {"warning": {"number": 10, "seconds": 120, "main_only": False}}),
         (["--signal", "B:SIGTERM"], {"warning": {"number": 15, "seconds": 60, "main_only": True}}),
         (["--signal", "12@0"], {"warning": {"number": 12, "seconds": 0, "main_only": False}}),
@@ -263,9 +267,9 @@ def test_unknown_sbatch_option_is_a_note_and_unknown_gpuq_option_an_error(script
     found = prepared(str(script))
     assert found.fields["time_limit_seconds"] == 300
     assert [note.partition(" is ignored: ")[0] for note in found.notes] == [f"{script} line 2: --mail-type=ALL"]
-    script.write_text("#!/bin/sh\n#SBATCH -o a -e b\n#SBATCH --odd\n#SBATCH --open-mode=append\ntrue\n")
+    script.write_text("#!/bin/sh\n#SBATCH -A a -q b\n#SBATCH --odd\n#SBATCH --qos=c\ntrue\n")
     assert [note.partition(" ignored: ")[0] for note in prepared(str(script)).notes] == [
-        f"{script} lines 2, 4: -o a, -e b, --open-mode=append are",
+        f"{script} lines 2, 4: -A a, -q b, --qos=c are",
         f"{script} line 3: --odd is",
     ]
     script.write_text("#!/bin/sh\n\n#GPUQ --mail-type=ALL\ntrue\n")

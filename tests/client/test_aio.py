@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -54,6 +56,28 @@ def test_logs_travel_behind_their_header(start: Start) -> None:
     header, _, body = controller.requests[0].body.partition(b"\n")
     assert decode(LogShipment, json.loads(header)) == shipment
     assert body == b"a\nb\n\xff\n"
+
+
+def test_logs_are_compressed_on_the_way_to_another_machine(start: Start) -> None:
+    reply = LogReply((LogAck(AttemptUid("u"), 0, 6),))
+    text = b"".join(b"epoch %d loss 0.25\n" % n for n in range(10_000))
+    shipment = LogShipment((LogChunk(AttemptUid("u"), 0, 0, len(text)),))
+    controller = start(lambda _request: answer(encode(reply)))
+
+    async def ship() -> None:
+        client = AgentClient(controller.url, controller.token, controller.ca_pem, packs=True)
+        try:
+            await client.ship_logs(shipment, text)
+            await client.ship_logs(LogShipment((LogChunk(AttemptUid("u"), 0, 0, 4),)), b"few\n")
+        finally:
+            await client.close()
+
+    asyncio.run(ship())
+    header, _, body = controller.requests[0].body.partition(b"\n")
+    assert decode(LogShipment, json.loads(header)) == replace(shipment, packed=len(text))
+    assert zlib.decompress(body) == text
+    assert len(body) < len(text) / 4
+    assert controller.requests[1].body.endswith(b"}\nfew\n")
 
 
 def test_refusals_come_back_as_what_they_were(start: Start) -> None:

@@ -164,14 +164,14 @@ def test_all_problems_are_said_at_once_and_many_are_cut_in_the_one_line() -> Non
 def test_what_is_kept_only_is_named_where_it_is_set_and_marked_where_it_is_shown() -> None:
     settings, _ = read(
         {
-            "cluster": {"keep_logs": "30d"},
+            "cluster": {"keep_history": "30d", "keep_logs": "30d"},
             "queues": {"a": {"priority": 0, "max_jobs_per_user": 2}},
             "quotas": {"ann": {"gpus": 1, "gpu_hours": 9}},
         }
     )
-    assert kept_only(settings) == ["cluster.keep_logs"]
+    assert kept_only(settings) == ["cluster.keep_history"]
     marked = {line.split(":")[0].strip("# ") for line in render(settings).splitlines() if line.endswith("Kept only")}
-    assert "how long the output of ended jobs is kept; not set" in marked
+    assert "how long ended jobs and events are kept; not set" in marked
     assert not {"max_jobs_per_user", "jobs", "gpus", "gpu_hours", "priority", "max_gpus_per_user"} & marked
 
 
@@ -181,3 +181,18 @@ def test_a_single_queue_is_the_default_one_and_without_any_it_is_main() -> None:
     several, _ = read({"queues": {"a": {}, "b": {"default": True}}})
     assert several.default_queue.name == "b"
     assert several.queue("main") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1G", 1 << 30), ("1.5G", 3 << 29), ("1025K", 1_049_600), ("1MiB", 1 << 20)]
+)
+def test_a_size_has_a_unit_and_comes_back_as_it_was(text: str, size: int) -> None:
+    settings, _ = read({"cluster": {"log_cap": text}})
+    assert settings.cluster.log_cap == size
+    assert read(document_of(settings))[0].cluster.log_cap == size
+
+
+@pytest.mark.parametrize("value", ["5", 5, "1K", "many", "9999999T"])
+def test_what_is_no_size_is_refused(value: object) -> None:
+    with pytest.raises(BadSettings):
+        read({"cluster": {"log_cap": value}})

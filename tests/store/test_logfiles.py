@@ -242,3 +242,16 @@ def test_what_lies_in_a_hole_need_not_be_sent(files: LogFiles) -> None:
 def test_the_size_is_found_again_behind_a_hole(tmp_path: Path) -> None:
     LogFiles(tmp_path).append(LOG, [(0, b"x" * 2 * MIB), (6 * MIB, b"after")], Hole(MIB, 6 * MIB))
     assert LogFiles(tmp_path).read(LOG, 5 * MIB, 9) == (6 * MIB, b"after")
+
+
+def test_a_deleted_log_is_known_to_have_been(files: LogFiles, tmp_path: Path) -> None:
+    files.append(LOG, [(0, b"x" * 10_000)])
+    never = (LOG[0], 1)
+    assert not files.was_deleted(LOG)
+    files.delete(LOG)
+    files.delete(never)
+    assert (files.size(LOG), files.read(LOG, 0, 9)) == (0, (0, b""))
+    assert [files.was_deleted(log) for log in (LOG, never)] == [True, False]
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.*")) == 0
+    assert files.append(LOG, [(0, b"again")]) == 5  # shipped anew, after a restore
+    assert not files.was_deleted(LOG)
