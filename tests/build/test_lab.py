@@ -29,8 +29,8 @@ def test_every_scenario_of_the_lab_is_documented() -> None:
 
 
 def test_no_scenario_is_both_timed_and_run_beside_others() -> None:
-    assert not TIMED & WAITING
-    assert set(ALL) >= TIMED | WAITING
+    assert not set(TIMED) & set(WAITING)
+    assert set(ALL) >= {*TIMED, *WAITING}
 
 
 @pytest.mark.parametrize("pid", [1, 0, -1, -4711])

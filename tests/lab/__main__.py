@@ -12,19 +12,22 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from tests.lab import groups
 from tests.lab.catalogue import ALL, TIMED, WAITING
 from tests.lab.host import UID
+from tests.lab.lab import SET_UP
 from tests.lab.report import Report
 
 _DISKS = Path("/run/gpuq-lab")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 _SCENARIO_SECONDS = 900.0
+_LOOK_SECONDS = 0.5
 # As in packaging/lab.py: a scenario's hosts are its own, and the first process reaps orphans.
 _NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _FIRST_PROCESS = ["bash", "-c", '"$@"; exit $?', "lab"]
@@ -65,12 +68,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_all(names: list[str], given: dict[str, object]) -> list[Report]:
-    reports = [_run_one(name, given) for name in names if name in TIMED]
-    waiting = [name for name in names if name in WAITING]
-    with ThreadPoolExecutor(max(1, len(waiting))) as pool:
-        begun = [pool.submit(_run_one, name, given) for name in waiting]
-        reports += [_run_one(name, given) for name in names if name not in WAITING | TIMED]
-        return reports + [each.result() for each in begun]
+    reports = [_run_one(name, given) for name in TIMED if name in names]
+    waiting = [name for name in WAITING if name in names]
+    with ThreadPoolExecutor(1 + len(waiting)) as pool:
+        begun = pool.submit(_start_in_turn, pool, waiting, given)
+        reports += [_run_one(name, given) for name in names if name not in (*WAITING, *TIMED)]
+        return reports + [each.result() for each in begun.result()]
+
+
+def _start_in_turn(pool: ThreadPoolExecutor, names: list[str], given: dict[str, object]) -> list[Future[Report]]:
+    """Each when the one before it is set up, or over."""
+    begun: list[Future[Report]] = []
+    for name in names:
+        begun.append(pool.submit(_run_one, name, given))
+        while not (begun[-1].done() or (_DISKS / f"{name}{SET_UP}").exists()):
+            time.sleep(_LOOK_SECONDS)
+    return begun
 
 
 def _run_one(name: str, given: dict[str, object]) -> Report:

@@ -44,16 +44,16 @@ ALL: dict[str, Callable[[Lab, Report], None]] = {
     "many-children": many_children,
 }
 # These must be done within some time, and run before all others.
-TIMED = {"bare-hosts-root", "bare-hosts-users"}
-# These mostly wait and run beside all others; their first steps take turns.
-WAITING = {
+TIMED = ("bare-hosts-root", "bare-hosts-users")
+# These mostly wait and run beside all others, started in this order: the longest first.
+WAITING = (
     "controller-stalled",
     "long-partition",
     "power-in-every-state",
-    "power",
-    "partition",
     "lines",
     "clock-jumps",
     "disks-full",
     "many-children",
-}
+    "partition",
+    "power",
+)

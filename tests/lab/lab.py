@@ -19,6 +19,7 @@ from tests.lab.report import Report
 PATIENCE_SECONDS = 60.0  # for what takes seconds at most
 _POLL_SECONDS, _SELDOM_SECONDS = 0.2, 3.0
 _UP_SECONDS = 120.0  # for many agents that start at once
+SET_UP = ".set-up"  # a file with this ending says that a scenario had its first turn
 NETWORK = "10.77.0"
 BEHIND_ROUTER = "192.168.77"
 
@@ -70,6 +71,7 @@ class Lab:
             self._has_turn = True
             yield
             self._has_turn = False
+        self.machine.disks.with_suffix(SET_UP).touch()
 
     def cluster_of_kinds(self, report: Report, *roles: str, gpus: str = "2xH100-80GB") -> tuple[Gpuq, list[Node]]:
         """A cluster of alice's on a host 'head' and, for each role, a node with cgroup v1, one with v2, one with none.

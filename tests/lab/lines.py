@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 import zipfile
-from contextlib import ExitStack
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -29,31 +28,49 @@ def lines(lab: Lab, report: Report) -> None:
     if lab.machine.pythons:
         for node in nodes:
             _own_python(node, lab.versions[0])
-    with Watch(lab.hosts, *(node.name for node in nodes)) as watch, ExitStack() as turn:
-        turn.enter_context(lab.turn())  # two minutes are all there is
-        ids = [head.submit("-w", node.name, "-G", "1", "bash", "-c", _COUNT, node.name) for node in nodes]
-        for id in ids:
-            head.becomes(id, "RUNNING")
-        _everything_dies(lab, head, nodes, other, report)
-        counting = [node.kind for node in nodes if watch.living(node.name)]
-        report.check("all of that was while the jobs counted", len(counting) == len(nodes), counting)
-        turn.close()
+    rounds = ("killed", "replaced")
+    with Watch(lab.hosts, *(f"{each}-{node.name}" for each in rounds for node in nodes)) as watch:
+        with lab.turn():  # two minutes are all there is
+            first = _count(head, nodes, "killed")
+            _daemons_die(head, nodes, report)
+            _still_counting(nodes, "killed", watch, report)
+            # On a machine with nothing else to do, those of before are still there for what follows.
+            second = _count(head, nodes, "replaced")
+            _all_is_replaced(lab, nodes, other, report)
+            _still_counting(nodes, "replaced", watch, report)
         with report.step("the jobs come to their end"):
-            ended = [head.becomes(id, "SUCCEEDED", "FAILED", seconds=2 * _LINES) for id in ids]
-    versions = {item["name"]: item["agent_version"] for item in head.json("nodes")["items"]}
-    for node, id, job in zip(nodes, ids, ended, strict=True):
-        shown = (job["state"], job["exit_code"], job["attempt"])
-        report.check(f"{node.kind}: exit code 7, one attempt", shown == ("FAILED", 7, 1), shown)
+            ids = {**first, **second}
+            ended = {mark: head.becomes(id, "SUCCEEDED", "FAILED", seconds=2 * _LINES) for mark, id in ids.items()}
+    for mark, id in ids.items():
+        shown = (ended[mark]["state"], ended[mark]["exit_code"], ended[mark]["attempt"])
+        report.check(f"{mark}: exit code 7, one attempt", shown == ("FAILED", 7, 1), shown)
         until(f"the log of {id}", 10, lambda id=id: len(head("logs", id)) >= len(WHOLE))  # type: ignore[misc]
         said = head("logs", id)
-        report.check(f"{node.kind}: 120 lines, once each, in order", said == WHOLE, said)
-        lives = watch.lives(node.name)
-        report.check(f"{node.kind}: one process from first to last", len(lives) == 1, lives)
-        version = versions[node.name]
-        report.check(f"{node.kind}: its agent is of the other build", version.endswith("+other"), version)
+        report.check(f"{mark}: 120 lines, once each, in order", said == WHOLE, said)
+        lives = watch.lives(mark)
+        report.check(f"{mark}: one process from first to last", len(lives) == 1, lives)
+    versions = {item["name"]: item["agent_version"] for item in head.json("nodes")["items"]}
+    others = [node.name for node in nodes if versions[node.name].endswith("+other")]
+    report.check("the agents are of the other build", len(others) == len(nodes), versions)
 
 
-def _everything_dies(lab: Lab, head: Gpuq, nodes: list[Node], other: Path, report: Report) -> None:
+def _count(head: Gpuq, nodes: list[Node], kind: str) -> dict[str, str]:
+    """A job on each node that counts, by its mark; all run."""
+    ids = {}
+    for node in nodes:
+        mark = f"{kind}-{node.name}"
+        ids[mark] = head.submit("-w", node.name, "-G", "1", "bash", "-c", _COUNT, mark)
+    for id in ids.values():
+        head.becomes(id, "RUNNING")
+    return ids
+
+
+def _still_counting(nodes: list[Node], kind: str, watch: Watch, report: Report) -> None:
+    counting = [node.kind for node in nodes if watch.living(f"{kind}-{node.name}")]
+    report.check(f"{kind} while the jobs counted", len(counting) == len(nodes), counting)
+
+
+def _daemons_die(head: Gpuq, nodes: list[Node], report: Report) -> None:
     with report.step("agents killed, started again"):
         _start(nodes, _kill(nodes))
     with report.step("controller killed, started again"):
@@ -65,6 +82,9 @@ def _everything_dies(lab: Lab, head: Gpuq, nodes: list[Node], other: Path, repor
         killed = _kill(nodes)
         head.start_cluster("16xH100-80GB")
         _start(nodes, killed)
+
+
+def _all_is_replaced(lab: Lab, nodes: list[Node], other: Path, report: Report) -> None:
     with report.step("agents killed, started from another gpuq.pyz, the caches emptied"):
         for node in nodes:
             node.gpuq.copy_file(other, "gpuq.pyz")

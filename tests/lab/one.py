@@ -8,10 +8,9 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import ExitStack
 from pathlib import Path
 
-from tests.lab.catalogue import ALL, WAITING
+from tests.lab.catalogue import ALL
 from tests.lab.host import HostError, Machine
 from tests.lab.lab import Lab
 from tests.lab.report import Report
@@ -31,9 +30,7 @@ def main(told: str) -> None:
     report.note((ALL[name].__doc__ or "").splitlines()[0])
     began = time.monotonic()
     try:
-        with Lab(image / "gpuq.pyz", machine, given["versions"]) as lab, ExitStack() as turn:
-            if name not in WAITING:
-                turn.enter_context(lab.turn())
+        with Lab(image / "gpuq.pyz", machine, given["versions"]) as lab:
             ALL[name](lab, report)
     except (HostError, OSError, subprocess.SubprocessError, RuntimeError) as error:
         report.failed(str(error))

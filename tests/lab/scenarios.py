@@ -80,7 +80,7 @@ def shared_home(lab: Lab, report: Report) -> None:
     hosts = lab.three_hosts(shared_home=folder)
     head, *others = hosts
     head.copy()
-    with report.step("first start on all three at once"):
+    with lab.turn(), report.step("first start on all three at once"):
         starts = [
             each.host.start("./gpuq.pyz", "version", user="alice", log=f"/tmp/{each.host.name}") for each in hosts
         ]
