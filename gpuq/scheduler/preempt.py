@@ -9,48 +9,21 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
 
 from gpuq import arrays
-from gpuq.model import Attempt, Job, Lane, NodeName, Now, Rank, Request
+from gpuq.model import Job, Lane, NodeName, Now, Rank, Request
 from gpuq.scheduler.backfill import Hold, Reservation, reserve, until_when
 from gpuq.scheduler.claim import Claims, goes
-from gpuq.scheduler.fit import Room, allowed, empty, fits, matching, rank_on, rooms
+from gpuq.scheduler.fit import Room, allowed, empty, fits, rank_on, rooms
 from gpuq.scheduler.limits import startable
 from gpuq.scheduler.order import Key, Order
 from gpuq.scheduler.quota import Quotas
-from gpuq.states import JobState
+from gpuq.scheduler.victims import Cost, Victim, cheapest, least, stoppable, total, without
 from gpuq.view import ClusterView, Placement, Policy, Preemption
 
 _MOST_JOBS = 1_000  # looked at in one plan, and _MOST_SEARCHES of them closely: 10 ms each on 1,000 nodes
 _MOST_SEARCHES = 10  # the next plan, a second later at most, goes on
-_MOST_SETS = 300  # of victims on one node; beyond them the cheapest that were found one by one
-_STOPPABLE = (JobState.ALLOCATED, JobState.STARTING, JobState.RUNNING)
-
-
-class _Cost(NamedTuple):
-    """What is lost by stopping: less of the first is better, then of the second."""
-
-    gpu_seconds: int  # worked off so far; of a job without GPUs as if it had one
-    jobs: int
-
-    def plus(self, other: _Cost) -> _Cost:
-        return _Cost(self.gpu_seconds + other.gpu_seconds, self.jobs + other.jobs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Victim:
-    attempt: Attempt
-    band: int  # the priority of its queue
-    cost: _Cost
-    number: int
-
-    @property
-    def key(self) -> tuple[_Cost, int, str]:
-        """Cheapest first; of equal ones who came last."""
-        return self.cost, -self.number, self.attempt.uid
 
 
 def preemptions(
@@ -62,7 +35,7 @@ def preemptions(
     placements: list[Placement],
 ) -> tuple[Preemption, ...]:
     """What to stop now for jobs that were not placed, each in its turn. placements: the plan's, without the claims'."""
-    victims = _victims(view, now)
+    victims = stoppable(view, now)
     if not victims:
         return ()
     waiting = _waiting(view, now, order(view, now), claims, placements, min(victim.band for victim in victims))
@@ -79,30 +52,11 @@ def preemptions(
     return tuple(found)
 
 
-def _victims(view: ClusterView, now: Now) -> list[_Victim]:
-    """Whoever may be stopped, the cheapest first."""
-    bands = {queue.name: queue.priority for queue in view.settings.known_queues if queue.preemptible}
-    if not bands:
-        return []
-    again = view.settings.cluster.preempt_again_after
-    found = []
-    for attempt in view.attempts.values():
-        job = view.job(attempt.job)
-        if job is None or job.queue not in bands or attempt.stop is not None or job.state not in _STOPPABLE:
-            continue
-        ran = max(0.0, now.wall - attempt.granted_at)
-        if not job.requeue or job.losses_used >= job.max_losses or (job.losses_used and ran < again):
-            continue
-        cost = _Cost(round(ran) * max(1, job.request.gpus), 1)
-        found.append(_Victim(attempt, bands[job.queue], cost, job.number))
-    return sorted(found, key=lambda victim: victim.key)
-
-
 def _waiting(
-    view: ClusterView, now: Now, key: Order, claims: Claims, placements: list[Placement], least: int
+    view: ClusterView, now: Now, key: Order, claims: Claims, placements: list[Placement], lowest: int
 ) -> Iterator[tuple[Job, int | None]]:
     """The first of those that wait in queues above this priority, in their order; of an array element by element."""
-    above = {queue.name for queue in view.settings.known_queues if queue.priority > least}
+    above = {queue.name for queue in view.settings.known_queues if queue.priority > lowest}
     placed = {(placement.job, placement.index) for placement in placements}
     taken = [*claims.jobs.values(), *(job for id, _ in placed if (job := view.job(id)) is not None)]
     started = Counter(job.array_id for job in taken)
@@ -137,13 +91,13 @@ class _Search:
         view: ClusterView,
         now: Now,
         policy: Policy,
-        victims: list[_Victim],
+        victims: list[Victim],
         claims: Claims,
         placements: list[Placement],
     ) -> None:
         self.made = 0  # searches
         self._view, self._now, self._policy = view, now, policy
-        self._on: dict[NodeName, list[_Victim]] = {}  # by node, the cheapest first
+        self._on: dict[NodeName, list[Victim]] = {}  # by node, the cheapest first
         for victim in victims:
             for rank in victim.attempt.ranks:
                 self._on.setdefault(rank.node, []).append(victim)
@@ -161,7 +115,7 @@ class _Search:
         for placement in placements:
             self._each(placement.ranks, Room.take)
 
-    def make_room(self, job: Job) -> tuple[tuple[Rank, ...], list[_Victim]] | None:
+    def make_room(self, job: Job) -> tuple[tuple[Rank, ...], list[Victim]] | None:
         """Where the job starts once these are gone, nobody if it only has to wait for who was told to end before; None
         if nothing helps.
 
@@ -192,7 +146,7 @@ class _Search:
 
     def _cheapest_nodes(
         self, request: Request, band: int, kept: tuple[NodeName, ...]
-    ) -> tuple[list[NodeName], list[_Victim]] | None:
+    ) -> tuple[list[NodeName], list[Victim]] | None:
         """As many nodes as are asked for, each in turn where least more is lost, and who is stopped for them."""
         bounds = {
             name: bound
@@ -201,20 +155,20 @@ class _Search:
             and allowed(name, request)
             and (bound := least(room, self._yielding(name, band), request)) is not None
         }
-        exact: dict[NodeName, list[_Victim] | None] = {}
+        exact: dict[NodeName, list[Victim] | None] = {}
         names: list[NodeName] = []
-        gone: list[_Victim] = []
+        gone: list[Victim] = []
         while len(names) < request.nodes:
-            best: tuple[_Cost, NodeName, list[_Victim]] | None = None
+            best: tuple[Cost, NodeName, list[Victim]] | None = None
             for name in sorted(bounds, key=lambda name: (bounds[name], name)):
                 if best is not None and bounds[name] >= best[0]:
                     break  # nor is any that follows
                 if name not in exact:
                     here = [victim for victim in self._yielding(name, band) if victim not in gone]
-                    exact[name] = cheapest(_with(self._rooms[name], gone), here, request)
+                    exact[name] = cheapest(without(self._rooms[name], gone), here, request)
                 stopped = exact[name]
-                if stopped is not None and (best is None or _total(stopped) < best[0]):
-                    best = _total(stopped), name, stopped
+                if stopped is not None and (best is None or total(stopped) < best[0]):
+                    best = total(stopped), name, stopped
             if best is None:
                 return None
             names.append(best[1])
@@ -222,10 +176,10 @@ class _Search:
             gone += best[2]
             for node in {rank.node for victim in best[2] for rank in victim.attempt.ranks} & bounds.keys():
                 exact.pop(node, None)
-                bounds[node] = _Cost(0, 0)  # a gang that goes leaves room there too
+                bounds[node] = Cost(0, 0)  # a gang that goes leaves room there too
         return names, self._needed(names, gone, request)
 
-    def _yielding(self, name: NodeName, band: int) -> list[_Victim]:
+    def _yielding(self, name: NodeName, band: int) -> list[Victim]:
         return [victim for victim in self._on.get(name, ()) if victim.band < band]
 
     def _could_ever(self, request: Request) -> bool:
@@ -251,11 +205,11 @@ class _Search:
                 until, bounded = until_when(self._view, job, attempt, self._now, self._predicts)
                 yield Hold(until, bounded, attempt.ranks)
 
-    def _needed(self, chosen: list[NodeName], gone: list[_Victim], request: Request) -> list[_Victim]:
+    def _needed(self, chosen: list[NodeName], gone: list[Victim], request: Request) -> list[Victim]:
         """Without those that the others make unnecessary: a gang stopped for one node frees others too."""
         for victim in sorted(gone, key=lambda victim: victim.key, reverse=True):
             fewer = [other for other in gone if other is not victim]
-            if all(fits(_with(self._rooms[name], fewer), request) for name in chosen):
+            if all(fits(without(self._rooms[name], fewer), request) for name in chosen):
                 gone = fewer
         return gone
 
@@ -263,138 +217,3 @@ class _Search:
         for rank in ranks:
             if rank.node in self._rooms:
                 do(self._rooms[rank.node], rank)
-
-
-def least(room: Room, victims: list[_Victim], request: Request) -> _Cost | None:
-    """What is lost at least before the request fits the room; None if it cannot come to fit.
-
-    Of each thing that is short as much goes as is needed, from whom it costs least, as if they could go in parts.
-    """
-    if fits(room, request):
-        return _Cost(0, 0)
-    if not victims:
-        return None
-    shares = request.gpu_share_bytes is not None
-    bound = _Cost(0, 1)
-    for short, held in (
-        (0 if shares else request.gpus_per_node - len(matching(room, request)), _gpus),
-        (request.cpus and request.cpus - room.cpus, _cpus),
-        (request.memory_bytes and request.memory_bytes - room.memory_bytes, _memory),
-    ):
-        if short > 0:
-            parts = [(v.cost.gpu_seconds, n) for v in victims for n in (held(v, room.name),) if n]
-            if sum(n for _, n in parts) < short:
-                return None
-            bound = max(bound, _bound(parts, short))
-    return bound
-
-
-def _bound(parts: list[tuple[int, int]], short: int) -> _Cost:
-    """Of (cost, amount) the least that gives so much, and by how many at the least."""
-    seconds, left = 0.0, short
-    for cost, amount in sorted(parts, key=lambda part: part[0] / part[1]):
-        seconds += cost * min(1.0, left / amount)
-        left -= amount
-        if left <= 0:
-            break
-    jobs, left = 0, short
-    for amount in sorted((amount for _, amount in parts), reverse=True):
-        jobs, left = jobs + 1, left - amount
-        if left <= 0:
-            break
-    return _Cost(int(seconds), jobs)
-
-
-def _on_node(victim: _Victim, name: NodeName) -> Rank:
-    return next(rank for rank in victim.attempt.ranks if rank.node == name)
-
-
-def _gpus(victim: _Victim, name: NodeName) -> int:
-    return len(_on_node(victim, name).gpus)
-
-
-def _cpus(victim: _Victim, name: NodeName) -> int:
-    return _on_node(victim, name).cpus
-
-
-def _memory(victim: _Victim, name: NodeName) -> int:
-    return _on_node(victim, name).memory_bytes
-
-
-def cheapest(room: Room, victims: list[_Victim], request: Request) -> list[_Victim] | None:
-    """Of the sets of victims after whose end the request fits the room, the one that loses least; None without any.
-
-    victims come cheapest first. Who is in every such set is in this one; of the others sets are looked at from the
-    cheapest on. Where there are too many of them, victims are added one by one, and those not needed then spared.
-    """
-    if fits(room, request):
-        return []
-    victims = [victim for victim in victims if _helps(room, victim, request)]
-    if not fits(_with(room, victims), request):
-        return None
-    needed: list[_Victim] = []
-    others: list[_Victim] = []
-    for victim in victims:
-        without = _with(room, (other for other in victims if other is not victim))
-        (others if fits(without, request) else needed).append(victim)
-    room = _with(room, needed)
-    if fits(room, request):
-        return needed
-    short = 0 if request.gpu_share_bytes is not None else request.gpus_per_node - len(matching(room, request))
-    sets: list[tuple[_Cost, tuple[int, ...]]] = [(others[0].cost, (0,))]
-    for _ in range(_MOST_SETS):
-        if not sets:
-            break
-        cost, chosen = heapq.heappop(sets)
-        picked = [others[i] for i in chosen]
-        if sum(_gpus(victim, room.name) for victim in picked) >= short and fits(_with(room, picked), request):
-            return needed + picked
-        following = chosen[-1] + 1
-        if following < len(others):
-            more = others[following].cost
-            heapq.heappush(sets, (cost.plus(more), (*chosen, following)))
-            heapq.heappush(sets, (_total(picked[:-1]).plus(more), (*chosen[:-1], following)))
-    return needed + _one_by_one(room, others, request)
-
-
-def _one_by_one(room: Room, victims: list[_Victim], request: Request) -> list[_Victim]:
-    found: list[_Victim] = []
-    for victim in victims:
-        found.append(victim)
-        if fits(_with(room, found), request):
-            break
-    for victim in reversed(found):
-        fewer = [other for other in found if other is not victim]
-        if fits(_with(room, fewer), request):
-            found = fewer
-    return found
-
-
-def _helps(room: Room, victim: _Victim, request: Request) -> bool:
-    """Whether it holds something that the request is short of in the room."""
-    rank = _on_node(victim, room.name)
-    return bool(
-        (rank.gpus and len(matching(room, request)) < request.gpus_per_node)
-        or (rank.cpus and room.cpus < request.cpus)
-        or (rank.memory_bytes and room.memory_bytes < request.memory_bytes)
-        or room.ranks <= 0
-        or request.exclusive
-        or rank.exclusive
-    )
-
-
-def _with(room: Room, gone: Iterable[_Victim]) -> Room:
-    """The room as it would be without these."""
-    left = replace(room, shares=dict(room.shares))
-    for victim in gone:
-        for rank in victim.attempt.ranks:
-            if rank.node == room.name:
-                left.give(rank)
-    return left
-
-
-def _total(victims: Iterable[_Victim]) -> _Cost:
-    total = _Cost(0, 0)
-    for victim in victims:
-        total = total.plus(victim.cost)
-    return total
