@@ -21,12 +21,12 @@ from agent.spool import Spool
 
 KEPT_SECONDS = 600.0  # without a link
 # As in gpuq/wire.py, which says what they are.
-WINDOW, PAYLOAD = 256 << 10, 16 << 10
+WINDOW, PAYLOAD = 512 << 10, 16 << 10
 FRAME = struct.Struct(">cI")
 DATA, SIZE, END, EXIT = b"d", b"s", b"e", b"x"
 MESSAGE = struct.Struct(">QI")
 _MAX_INPUT = 64 << 10  # bytes that wait for the job to read before the client is asked for no more
-_RECEIVE = 64 << 10
+_RECEIVE = 256 << 10
 _IN, _OUT = select.POLLIN, select.POLLOUT
 
 
