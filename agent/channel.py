@@ -166,8 +166,9 @@ class Channel:
         """Moves what can be moved now; beyond: bytes that may be kept on top of the window."""
         self._read_report()
         self._write()
-        while self._read(beyond):
-            pass
+        for _ in range((WINDOW + beyond) // PAYLOAD):  # and then the limits of the job are looked at again
+            if not self._read(beyond):
+                break
         if self._last is None and not self.process and self._log is None and self._out_of < 0 and self._into < 0:
             self._last = b"{}"
         if self._last is not None and self._out_of < 0 and not self._over:

@@ -228,6 +228,8 @@ class Supervisor:
             output = self.spool.write_end if theirs < 0 else theirs
             child, receive = fork(argv, self.env, self.cwd, output, self.dump, self.account, theirs)
         except OSError as error:
+            for fd in {terminal, theirs} - {-1}:
+                os.close(fd)
             self._give_up("never_started", f"cannot start a process: {os.strerror(error.errno or 0)}")
             return
         if terminal >= 0:

@@ -358,6 +358,25 @@ def test_a_job_whose_terminal_nobody_reads_waits_and_its_log_has_all_in_the_end(
     asyncio.run(scenario())
 
 
+def test_a_job_that_shouts_at_a_terminal_nobody_has_any_more_keeps_its_limits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with machine(tmp_path) as m:
+            job = shell("trap '' HUP; yes", pty="24x80", time_limit=2, grace=0)
+            m.executor.launch(job)
+            await m.running(job)
+            link = await asyncio.to_thread(Link, m.run_dir(job), "the-terminal", kind=StreamKind.TERMINAL.value)
+            await asyncio.to_thread(link.shows, b"y\r\n")
+            leave(m.run_dir(job), "the-terminal")
+            end = await m.end(job)
+            assert end.stopped is StopKind.TIME_LIMIT
+            log = m.log(job)
+            assert len(log) == end.log_size
+            assert set(log.split(b"\r\n")) <= {b"y", b""}
+            link.close()
+
+    asyncio.run(scenario())
+
+
 def test_what_a_shell_wrote_last_is_delivered_after_the_jobs_end(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with machine(tmp_path) as m:
