@@ -21,12 +21,12 @@ from agent.spool import Spool
 
 KEPT_SECONDS = 600.0  # without a link
 # As in gpuq/wire.py, which says what they are.
-WINDOW, PAYLOAD = 256 << 10, 16 << 10
+WINDOW, PAYLOAD = 512 << 10, 16 << 10
 FRAME = struct.Struct(">cI")
 DATA, SIZE, END, EXIT = b"d", b"s", b"e", b"x"
 MESSAGE = struct.Struct(">QI")
 _MAX_INPUT = 64 << 10  # bytes that wait for the job to read before the client is asked for no more
-_RECEIVE = 64 << 10
+_RECEIVE = 256 << 10
 _IN, _OUT = select.POLLIN, select.POLLOUT
 
 
@@ -166,8 +166,9 @@ class Channel:
         """Moves what can be moved now; beyond: bytes that may be kept on top of the window."""
         self._read_report()
         self._write()
-        while self._read(beyond):
-            pass
+        for _ in range((WINDOW + beyond) // PAYLOAD):  # and then the limits of the job are looked at again
+            if not self._read(beyond):
+                break
         if self._last is None and not self.process and self._log is None and self._out_of < 0 and self._into < 0:
             self._last = b"{}"
         if self._last is not None and self._out_of < 0 and not self._over:

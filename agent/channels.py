@@ -69,17 +69,13 @@ class Channels:
 
     def open_port(self, id: str, port: int, now: float) -> str:
         for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-            try:
-                peer = socket.socket(family, socket.SOCK_STREAM)
+            with suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as peer:
                 peer.settimeout(_CONNECT_SECONDS)
                 peer.connect((address, port))
-            except OSError:
-                peer.close()
-                continue
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            fd = peer.detach()
-            self._add(id, Channel(fd, fd, now))
-            return ""
+                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                fd = peer.detach()
+                self._add(id, Channel(fd, fd, now))
+                return ""
         return f"nothing listens at port {port} of the loopback there"
 
     def open_shell(
@@ -88,20 +84,26 @@ class Channels:
         """A process beside the job, as it would be one of the job's."""
         env = {**env, "TERM": asked["term"]} if asked["term"] else env
         argv = asked["argv"] or [_shell(env)]
+        ours: list[int] = []
+        theirs: list[int] = []
         try:
             if asked["pty"]:
-                into, theirs = open_terminal(asked["pty"])
-                out_of, ends = into, (theirs, theirs)
+                terminal, end = open_terminal(asked["pty"])
+                ours, theirs = [terminal], [end]
             else:
-                read, into = os.pipe2(os.O_CLOEXEC)
-                out_of, write = os.pipe2(os.O_CLOEXEC)
-                ends = (read, write)
-            process, report = fork(argv, env, cwd, (ends[1], NO_FILES), -1, self._enter, account, ends[0])
+                for mine in (1, 0):  # of its input the end that is written, of its output the one that is read
+                    pipe = os.pipe2(os.O_CLOEXEC)
+                    ours.append(pipe[mine])
+                    theirs.append(pipe[1 - mine])
+            process, report = fork(argv, env, cwd, (theirs[-1], NO_FILES), -1, self._enter, account, theirs[0])
         except OSError as error:
+            for fd in ours:
+                os.close(fd)
             return f"cannot start a process there: {os.strerror(error.errno or 0)}"
-        for fd in {*ends}:
-            os.close(fd)
-        self._add(id, Channel(into, out_of, now, process, report, (argv[0], cwd)))
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self._add(id, Channel(ours[0], ours[-1], now, process, report, (argv[0], cwd)))
         return ""
 
     def take_terminal(self, fd: int, process: int, now: float) -> None:

@@ -99,7 +99,8 @@ def become(
         os.setsid()  # so that its `kill 0` cannot reach the supervisor
         if account is not None:
             failure = f"account {errno.EPERM}"
-            os.fchown(log, account[0], -1)  # or `echo failed > /dev/stderr`, which opens the pipe anew, is refused
+            for fd in {log, stdin} - {-1}:
+                os.fchown(fd, account[0], -1)  # or `echo failed > /dev/stderr`, which opens the pipe anew, is refused
             take_account(*account)
             failure = f"exec {errno.EIO}"
         # Here, since a change of account takes it back.

@@ -251,6 +251,8 @@ class Supervisor:
             enter = self.cgroup.join
             child, receive = fork(argv, self.env, self.cwd, outputs, self.dump, enter, self.account, theirs)
         except OSError as error:
+            for fd in {terminal, theirs} - {-1}:
+                os.close(fd)
             self._give_up("never_started", f"cannot start a process: {os.strerror(error.errno or 0)}")
             return
         if terminal >= 0:

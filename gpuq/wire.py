@@ -15,8 +15,8 @@ POLL_SECONDS = 5.0  # longest a sync or a long-polled read is held; also the hea
 # A stream, between a command and a job's supervisor: a row of bytes each way, counted from 0 (docs/api.md). An end
 # keeps what it sent until the other end has it, and sends no more than a window beyond that. A shell or a connection
 # whose client was cut off is kept for RESUME_SECONDS.
-STREAM_WINDOW = 256 << 10
-STREAM_PIECE = 128 << 10  # bytes of one request: half a window, so that one is on its way while another is read
+STREAM_WINDOW = 512 << 10
+STREAM_PIECE = 256 << 10  # bytes of one request: half a window, so that one is on its way while another is read
 RESUME_SECONDS = 600.0
 # What the rows are made of: kind and length, then the payload. agent/channel.py has the same.
 STREAM_FRAME = ">cI"

@@ -7,11 +7,11 @@ import os
 import click
 
 from gpuq.cli.connect import connect, connection
-from gpuq.cli.conversation import Conversation, is_terminal, size
+from gpuq.cli.conversation import Conversation, size
 from gpuq.cli.outcome import OWN_TROUBLE
 from gpuq.cli.params import examples
 from gpuq.cli.selection import one_id
-from gpuq.cli.terminal import note, visible
+from gpuq.cli.terminal import is_conversation, note, visible
 from gpuq.client.stream import Stream
 
 
@@ -31,7 +31,7 @@ def attach(job: str, command: tuple[str, ...], rank: int) -> int:
     one's. Enter ~ . leaves, Enter ~ ? says more. Without a terminal, input and output are passed on as they are.
     """
     id, client = one_id(job), connect()
-    raw = is_terminal()
+    raw = is_conversation()
     aim = {"kind": "shell", "rank": rank, "command": list(command)}
     if raw:
         aim |= {"pty": size(), "term": os.environ.get("TERM", "")}

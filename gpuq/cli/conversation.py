@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import struct
-import sys
 import termios
 import threading
 import tty
@@ -39,11 +38,6 @@ class Ending(NamedTuple):
         if self.said is None:
             return 128 + self.signal
         return 128 + int(self.said["signal"]) if "signal" in self.said else int(self.said.get("exit_code", 0))
-
-
-def is_terminal() -> bool:
-    """Whether somebody sits here: both their keys and what they see."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def size() -> str:

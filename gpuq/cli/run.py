@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from gpuq.cli.connect import connection
-from gpuq.cli.conversation import Conversation, is_terminal, size
 from gpuq.cli.options import submit_options
 from gpuq.cli.outcome import OWN_TROUBLE, exit_status, reason_text, sentence
 from gpuq.cli.params import examples
 from gpuq.cli.receipt import receipt
 from gpuq.cli.slurm import SlurmAware
 from gpuq.cli.submit import ready
-from gpuq.cli.terminal import log_writer, note
+from gpuq.cli.terminal import is_conversation, log_writer, note
 from gpuq.client.follow import follow_log, watch_job
 from gpuq.client.http import Client
-from gpuq.client.stream import Stream
 from gpuq.errors import Conflict, GpuqError, InvalidRequest, Unavailable
 from gpuq.states import FINAL, JobState
 
@@ -45,13 +44,13 @@ def run(ctx: click.Context, /, **_options: Any) -> int:
     With --pty, Ctrl-C and all other keys are the job's, and it loses its terminal with this one, as it would here.
     Enter ~ . leaves, Enter ~ ? says more.
     """
-    if ctx.params.get("pty") and not is_terminal():
-        raise InvalidRequest("--pty needs a terminal as input and output", "leave it out")
+    _check_terminal(ctx.params)
     if ctx.params.get("array"):
         raise click.UsageError("run follows one job, and an array is many: use gpuq submit --wait", ctx)
     client, prepared = ready(ctx)
     if prepared.options.get("array"):
         raise click.UsageError("the script asks for an array, and run follows one job: use gpuq submit --wait", ctx)
+    _check_terminal(prepared.options)  # again: a line of the script may say so
     pty = bool(prepared.options.get("pty"))
     try:
         id = client.post("/jobs", _on_terminal(prepared.fields) if pty else prepared.fields)["id"]
@@ -164,8 +163,15 @@ class _Following:
 # ---------------------------------------------------------------- on a terminal
 
 
+def _check_terminal(options: Mapping[str, Any]) -> None:
+    if options.get("pty") and not is_conversation():
+        raise InvalidRequest("--pty needs a terminal as input and output", "leave it out")
+
+
 def _on_terminal(fields: dict[str, Any]) -> dict[str, Any]:
     """The submission with a pseudo-terminal, which has the name of this one. It is never run again unasked."""
+    from gpuq.cli.conversation import size  # here, as below: few runs need any of it
+
     changes = {"TERM": os.environ.get("TERM", ""), **fields.get("changes", {})}
     return {**fields, "pty": size(), "requeue": False, "changes": changes}
 
@@ -174,6 +180,9 @@ def _hold_terminal(client: Client, id: str, following: _Following) -> int | None
     """Joins this terminal and the job's until either goes away; the exit status, or None for the job's own."""
     if not following.running():
         return None  # it was short: all there is to see is in its log
+    from gpuq.cli.conversation import Conversation
+    from gpuq.client.stream import Stream
+
     conversation = Conversation(raw=True)
     try:
         ending = conversation.hold(Stream(client, id, {"kind": "terminal"}, conversation.trouble))

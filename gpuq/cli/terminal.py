@@ -49,6 +49,11 @@ def log_writer(raw: bool) -> Callable[[bytes], None]:
     return write_safely
 
 
+def is_conversation() -> bool:
+    """Whether somebody sits here, with keys and with what they see."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def stdout_width() -> int | None:
     """Columns of the terminal, or None if standard output is not one: then nothing is cut.
 

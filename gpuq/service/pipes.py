@@ -13,7 +13,7 @@ from gpuq.errors import Conflict
 from gpuq.model import JobId, NodeName
 from gpuq.protocol import RESUME_SECONDS, STREAM_WINDOW, StreamAim, StreamKind, StreamOrder
 
-MAX_STREAMS = 128  # at once; each may hold two windows: 64 MiB in all
+MAX_STREAMS = 128  # at once; each may hold two windows, if nobody reads: 128 MiB in all
 MAX_STREAMS_OF_ONE = 32  # a notebook in a browser has about ten
 JOIN_SECONDS = 30.0  # for the agent to answer the first time: as long as it may be silent before its node is suspect
 OVER_SECONDS = 60.0  # a stream that ended is known for so long, to tell its other end

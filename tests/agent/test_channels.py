@@ -22,6 +22,7 @@ from gpuq import wire
 from gpuq.model import StopKind
 from gpuq.protocol import StreamKind
 from tests.agent.executions import Machine, alive, machine, order, shell, until
+from tests.agent.own_accounts import OwnMachine, with_accounts
 
 MESSAGE = struct.Struct(">QI")
 FRAME = struct.Struct(">cI")
@@ -358,6 +359,25 @@ def test_a_job_whose_terminal_nobody_reads_waits_and_its_log_has_all_in_the_end(
     asyncio.run(scenario())
 
 
+def test_a_job_that_shouts_at_a_terminal_nobody_has_any_more_keeps_its_limits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with machine(tmp_path) as m:
+            job = shell("trap '' HUP; yes", pty="24x80", time_limit=2, grace=0)
+            m.executor.launch(job)
+            await m.running(job)
+            link = await asyncio.to_thread(Link, m.run_dir(job), "the-terminal", kind=StreamKind.TERMINAL.value)
+            await asyncio.to_thread(link.shows, b"y\r\n")
+            leave(m.run_dir(job), "the-terminal")
+            end = await m.end(job)
+            assert end.stopped is StopKind.TIME_LIMIT
+            log = m.log(job)
+            assert len(log) == end.log_size
+            assert set(log.split(b"\r\n")) <= {b"y", b""}
+            link.close()
+
+    asyncio.run(scenario())
+
+
 def test_what_a_shell_wrote_last_is_delivered_after_the_jobs_end(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with machine(tmp_path) as m:
@@ -377,3 +397,29 @@ def test_what_a_shell_wrote_last_is_delivered_after_the_jobs_end(tmp_path: Path)
             link.close()
 
     asyncio.run(scenario())
+
+
+@with_accounts
+async def test_a_shell_beside_anothers_job_is_in_their_account_and_can_open_its_streams_again(m: OwnMachine) -> None:
+    job = m.of_user("alice", shell("sleep 1000", cwd=None))
+    m.executor.launch(job)
+    await m.running(job)
+    look = "id -un; echo again > /dev/stderr; pwd"
+    for number, aim in enumerate(({"pty": "24x80"}, {})):
+        script = f"{look}; tty" if aim else f"{look}; cat < /dev/stdin"
+        link = await asyncio.to_thread(Link, m.run_dir(job), f"stream-{number}", argv=["sh", "-c", script], **aim)
+        if not aim:
+            link.send(wire.DATA, b"input\n")
+            link.send(wire.END)
+        await asyncio.to_thread(link.until, lambda link=link: link.exit is not None)  # type: ignore[misc]
+        said = link.data.decode().split()
+        assert said[:3] == ["alice", "again", str(m.folder / "home" / "alice")], said
+        assert said[3].startswith("/dev/pts/") if aim else said[3] == "input"
+        assert link.exit == {"exit_code": 0}
+        link.close()
+
+
+@with_accounts
+async def test_a_job_of_another_account_has_its_terminal(m: OwnMachine) -> None:
+    line = "id -un; test -t 0 && echo a terminal; echo again > /dev/tty"
+    assert await m.says("alice", line, pty="24x80") == ["alice", "a terminal", "again"]
