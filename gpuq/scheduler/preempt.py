@@ -190,7 +190,7 @@ class _Search:
         if self._first is None:
             return ()
         if self._reservation is None:
-            rooms = [_with(room, ()) for room in self._rooms.values()]  # of its own: these here are changed meanwhile
+            rooms = [without(room, ()) for room in self._rooms.values()]  # of its own: these here are changed meanwhile
             self._reservation = reserve(self._first, self._now, rooms, self._holds())
             if self._reservation is None:
                 return ()
