@@ -178,7 +178,7 @@ class ClusterSettings:
         default=DAY,
         metadata=_about(
             Duration(1, 366 * DAY),
-            "how long jobs without a time limit may fill room kept for another, beside the time to work off the queue",
+            "how long jobs without a time limit may fill room kept for another, and 1.5 times the backlog longer",
         ),
     )
     preempt_again_after: int = field(

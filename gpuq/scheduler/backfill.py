@@ -14,9 +14,9 @@ from gpuq.view import ClusterView
 # Stands for a run time that nobody has bounded: Slurm, too, reckons with a year.
 UNBOUNDED_SECONDS = 365 * 86_400.0
 # Of the expected run time, what counts against a gap: run times are spread so widely that most jobs end well before,
-# and the end of what runs is a guess as well. On published traces 0.05 to 0.25 do about as well; with 0.5 and more,
+# and the end of what runs is a guess as well. On published traces 0.1 to 0.25 do about as well; with 0.5 and more,
 # whoever waits for whole nodes holds up all others, and in turn comes no sooner.
-GAP_SHARE = 0.1
+GAP_SHARE = 0.15
 
 
 class Hold(NamedTuple):
