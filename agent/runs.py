@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.process_tree import start_time
+from agent.run_cgroup import remove_all
 from agent.survivors import Launched
 from gpuq.codec import decode
 from gpuq.errors import InvalidRequest
@@ -174,7 +175,8 @@ class RunDir:
             return 0
 
     def remove(self) -> None:
-        """Deletes it, as far as it can be deleted."""
+        """Deletes it, as far as it can be deleted, and what its supervisor could not remove of its control groups."""
+        remove_all(self.groups())
         for path in (*(f"{self.path}/{name}" for name in _FILES), f"{SCRIPTS}/{self.path.name}"):
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108 -- half the time of a Path, and there are many

@@ -14,7 +14,9 @@ import pytest
 
 from agent import accounts as accounts_module
 from agent.accounts import AccountRefused, AccountRules, LocalAccounts, local_accounts, look_up, read_rules
+from agent.cgroups import find_cgroups
 from agent.executor import Executor
+from agent.run_cgroup import remove_all
 from agent.runs import SCRIPTS
 from gpuq.accounts import Accounts, JobsOf, Refusal
 from gpuq.errors import InvalidRequest
@@ -338,3 +340,4 @@ async def test_the_kernel_still_ends_a_job_whose_supervisor_is_killed(m: OwnMach
     finally:
         for left in alive(job.uid):
             os.kill(left, signal.SIGKILL)
+        remove_all(find_cgroups().left_of(job.uid))  # which the next agent would have done

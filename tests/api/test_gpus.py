@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gpuq.enforced import Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess, GpuReceipt
 from gpuq.model import EndReason, ExitRecord, GpuHealth, GpuSample, NodeSample
 from gpuq.protocol import GpuPardon
@@ -41,6 +42,30 @@ def test_all_that_was_read_is_shown_with_whose_the_processes_are(running: Runnin
         {"pid": 42, "user": "bob", "command": "python", "job": "7", "memory_used_bytes": 1 << 30}
     ]
     assert (second["throttled"], second["ecc_corrected"], second["processes"]) == (None, None, [])
+
+
+def test_whether_limits_are_enforced_is_the_nodes_own_word(running: Running, new_node: Callable[[], Agent]) -> None:
+    agent = new_node()
+    agent.inventory = replace(agent.inventory, enforced=Enforced("v1", memory=True, note="without the controller cpu"))
+    agent.sync(inventory_hash="v1")
+    node = running.get(f"/nodes/{agent.name}")
+    assert node["enforced"] == {
+        "cgroup": "v1",
+        "memory": True,
+        "cpus": False,
+        "processes": False,
+        "note": "without the controller cpu",
+    }
+    both = running.submit("ann", only_nodes=[agent.name], cpus=1, memory_bytes=1 << 20)
+    neither = running.submit("ann", only_nodes=[agent.name])
+    for id in (both, neither):
+        agent.run(id)
+    shown = [running.get(f"/jobs/{id}")["limits"] for id in (both, neither)]
+    note = "without the controller cpu"
+    assert shown == [
+        [{"node": agent.name, "memory": True, "cpus": False, "note": note}],
+        [{"node": agent.name, "memory": None, "cpus": None, "note": note}],
+    ]
 
 
 def test_foreign_use_and_faults_are_shown_to_everyone_and_an_admin_pardons(running: Running, agent: Agent) -> None:

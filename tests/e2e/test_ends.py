@@ -43,6 +43,34 @@ def test_the_end_shown_is_the_real_one(
     assert job["reason"] is None
 
 
+def test_what_is_enforced_is_said_and_a_job_beyond_its_memory_ends_for_that_cause(cluster: Cluster) -> None:
+    (node,) = cluster.json("nodes")["items"]
+    greedy = "x = b'x' * (300 << 20); print(len(x))"
+    id = cluster.submit("--mem", "64M", "-c", "1", "python3", "-S", "-c", greedy)
+    status = cluster.gpuq("wait", id).status
+    job, enforced = cluster.json("show", id), node["enforced"]
+    (limits,) = job["limits"]
+    assert (limits["memory"], limits["cpus"]) == (enforced["memory"], enforced["cpus"])
+    said = cluster.gpuq("show", id).out.decode()
+    if enforced["memory"]:
+        assert (status, job["signal"], job["cause"]["code"]) == (137, 9, "oom")
+        assert "the kernel killed 1 of its processes; its limit was 64M" in job["cause"]["text"]
+        assert "--mem is enforced" in said
+    else:
+        assert (status, job["state"]) == (0, "SUCCEEDED")
+        assert f"--mem is not enforced on {node['name']}" in said
+
+
+def test_a_full_gpu_is_told_by_the_end_of_the_log(cluster: Cluster) -> None:
+    line = "echo torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB; exit 1"
+    id, without = cluster.sh(line, "-G", "1"), cluster.sh(line)
+    for job in (id, without):
+        assert cluster.gpuq("wait", job).status == 1
+    cause = cluster.json("show", id)["cause"]
+    assert (cause["code"], cause["text"][:36]) == ("gpu_oom", "torch.OutOfMemoryError: CUDA out of ")
+    assert cluster.json("show", without)["cause"]["code"] == "exit_code"  # it had no GPU
+
+
 def test_a_log_is_complete_as_soon_as_wait_returns(cluster: Cluster) -> None:
     size = 24_000_000
     for _ in range(3):
