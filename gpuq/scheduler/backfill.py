@@ -102,24 +102,30 @@ class Reservation:
         room.give(rank)
         return not fitting
 
-    def started(self, ranks: Iterable[Rank], outlasts: bool) -> None:
-        """Something is about to be started, before it is taken out of the rooms; outlasts: it may be there at `at`."""
+    def remember(self, ranks: Iterable[Rank]) -> None:
+        """Something is about to be taken out of the rooms it was made from: what is free at `at` stays as it is."""
         for rank in ranks:
-            room = self._then.room(rank.node)
-            if outlasts:
-                room.take(rank)
-                self._then.check(rank.node)
-        if outlasts:
-            self._kept.clear()
+            self._then.room(rank.node)
+
+    def take(self, ranks: Iterable[Rank]) -> None:
+        """Something was started that may outlast `at`."""
+        for rank in ranks:
+            self._then.room(rank.node).take(rank)
+            self._then.check(rank.node)
+        self._kept.clear()
 
 
 def reserve(job: Job, now: Now, rooms: Iterable[Room], holds: Iterable[Hold]) -> Reservation | None:
     """The earliest room for a job that does not fit now, if all is given back when expected; None if not even then."""
-    return reserve_in_order(job, now, rooms, sorted(holds, key=_until))
+    copies = (replace(room, shares=dict(room.shares)) for room in rooms)
+    return reserve_in_order(job, now, copies, sorted(holds, key=_until))
 
 
 def reserve_in_order(job: Job, now: Now, rooms: Iterable[Room], holds: Iterable[Hold]) -> Reservation | None:
-    """The same for holds that come in the order of their ends: it looks at no more of them than it needs."""
+    """The same for holds that come in the order of their ends: it looks at no more of them than it needs.
+
+    Nor does it copy all rooms: whoever changes one has the reservation `remember` it first.
+    """
     rooms, request = list(rooms), job.request
     if sum(len(room.inventory.gpus) >= request.gpus_per_node for room in rooms) < request.nodes:
         return None  # the usual way to be impossible, at once

@@ -114,9 +114,9 @@ class _Played:
                 if first is None:
                     first = reserve(job, now, self._rooms, [hold for _, _, hold in self._ends])
                 continue
-            if first is not None:
-                first.started(ranks, outlasts=until > first.at)
             self._chooser.take(ranks)
+            if first is not None and until > first.at:
+                first.take(ranks)
             self.starts.setdefault(job.id, Start(now.wall, self._bounded))
             self._number += 1
             heapq.heappush(self._ends, (until, self._number, Hold(until, bounded, ranks)))

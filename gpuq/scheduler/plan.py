@@ -196,8 +196,9 @@ class _Pass:
                 self._reservation = self._reserve(job)
             return None
         if first is not None:
-            first.started(ranks, outlasts)
+            first.remember(ranks)
             if outlasts:
+                first.take(ranks)
                 self._full_beside.clear()  # another node may have become of no use to the first
         self._new.append(hold_of_new(lane, self._now, self._predicts, ranks))
         return ranks
