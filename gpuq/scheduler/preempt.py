@@ -141,7 +141,7 @@ class _Search:
         ranks = tuple(rank_on(self._rooms[name], request) for name in sorted(names))
         self._each(ranks, Room.take)
         if kept and self._reservation is not None:
-            self._reservation.started(ranks, outlasts=True)
+            self._reservation.take(ranks)
         return ranks, gone
 
     def _cheapest_nodes(
@@ -190,8 +190,7 @@ class _Search:
         if self._first is None:
             return ()
         if self._reservation is None:
-            rooms = [without(room, ()) for room in self._rooms.values()]  # of its own: these here are changed meanwhile
-            self._reservation = reserve(self._first, self._now, rooms, self._holds())
+            self._reservation = reserve(self._first, self._now, self._rooms.values(), self._holds())
             if self._reservation is None:
                 return ()
         until, bounded = until_when(self._view, job, None, self._now, self._predicts)
