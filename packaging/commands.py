@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import errno
 import sys
 from collections.abc import Callable, Sequence
@@ -30,9 +31,10 @@ _LOCK_OPTIONS = [
 ]  # fmt: skip
 
 
-# Tests wait for processes most of their time. More workers than cores would make those that have deadlines late. Which
-# worker gets what, and in which order, says tests/conftest.py.
-_SEVERAL_AT_ONCE = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
+# Tests wait for processes half of their time, so one worker more than there are cores; with more, those that have
+# deadlines would be late. Which worker gets what, and in which order, says tests/conftest.py.
+_WORKERS = min(4, (os.cpu_count() or 1) + 1)
+_SEVERAL_AT_ONCE = [f"--numprocesses={_WORKERS}", "--dist=loadfile", "--no-loadscope-reorder"]
 
 
 def build(arguments: Sequence[str]) -> int:
