@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
