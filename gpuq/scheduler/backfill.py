@@ -19,6 +19,10 @@ UNBOUNDED_SECONDS = 365 * 86_400.0
 GAP_SHARE = 0.15
 
 
+# What has just begun is expected to go on for so long at least. On published traces, 0 to 20 minutes do about as well.
+RUNS_ON_SECONDS = 600.0
+
+
 class Hold(NamedTuple):
     """A grant and when it is expected back; bounded: no later than that, for a time limit says so."""
 
@@ -184,20 +188,23 @@ def hold_of_new(lane: Lane, now: Now, predicts: bool, ranks: tuple[Rank, ...]) -
     """What a job of a lane holds that starts now, as `ends_in_order` will say of it."""
     if lane.time_limit_seconds is not None:
         return Hold(now.wall + lane.time_limit_seconds, True, ranks)
-    return Hold(now.wall if predicts else now.wall + UNBOUNDED_SECONDS, False, ranks)
+    return Hold(now.wall + (RUNS_ON_SECONDS if predicts else UNBOUNDED_SECONDS), False, ranks)
 
 
 def ends_in_order(view: ClusterView, now: Now, predicts: bool, new: Iterable[Hold]) -> Iterator[Hold]:
     """Live attempts and what has just been placed, by when their room is given back.
 
-    That is their time limit; who has none is expected to run as long again as it has run. For run times are spread
-    so widely that how long it has run tells more than how long its like took: on published traces large jobs wait up
-    to a third less for their room.
+    That is their time limit; who has none is expected to run as long again as it has run, and a little longer. For run
+    times are spread so widely that how long it has run tells more than how long its like took: on published traces
+    large jobs wait up to a third less for their room.
     """
     attempts, wall = view.attempts, now.wall
     bounded = (Hold(max(wall, at), True, attempts[uid].ranks) for at, uid in view.limited())
     if predicts:
-        begun = (Hold(max(wall, 2 * wall - at), False, attempts[uid].ranks) for at, uid in reversed(view.unlimited()))
+        least = wall + RUNS_ON_SECONDS
+        begun = (
+            Hold(least + max(0.0, wall - at), False, attempts[uid].ranks) for at, uid in reversed(view.unlimited())
+        )
     else:
         begun = (Hold(at + UNBOUNDED_SECONDS, False, attempts[uid].ranks) for at, uid in view.unlimited())
     return heapq.merge(sorted(new, key=_until), bounded, begun, key=_until)
