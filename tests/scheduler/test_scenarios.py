@@ -122,8 +122,7 @@ class Story:
             yield f"{stopped} to end, so that {preemption.job} gets {_places(preemption.ranks)}"
         for kept in planned.reserved:
             latest = " at the latest" if kept.bounded else ""
-            seconds = round(kept.at - self.desk.wall)
-            yield f"{kept.job} has room kept, free {f'in {span(seconds)}' if seconds else 'at any time'}{latest}"
+            yield f"{kept.job} has room kept, free in {span(round(kept.at - self.desk.wall))}{latest}"
 
 
 def _node(line: str) -> Any:
