@@ -28,16 +28,16 @@ for name in ("COLUMNS", "LINES"):
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What takes longest begins first, or one worker would still be at it when the others have nothing left.
-LONGEST_FIRST = ("e2e", "simulation", "tui", "agent")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
-
-    items.sort(key=place)
+    """What waits and what works in turn, so that no processor is idle; first the histories of the simulation, which
+    take longest: else one worker would still be at them when the others have nothing left.
+    """
+    files = list(dict.fromkeys(item.path for item in items))
+    place: dict[Path, tuple[bool, float]] = {}
+    for waits in (True, False):
+        alike = [file for file in files if (file.parent.name == "e2e") is waits]
+        place |= {file: (file.parent.name != "simulation", n / len(alike)) for n, file in enumerate(alike)}
+    items.sort(key=lambda item: place[item.path])
 
 
 class FileToAWorker(LoadFileScheduling):  # type: ignore[misc]
