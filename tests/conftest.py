@@ -28,6 +28,7 @@ for name in ("COLUMNS", "LINES"):
 
 ROOT = Path(__file__).resolve().parent.parent
 
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits and what works in turn, so that no processor is idle; first the histories of the simulation, which
     take longest: else one worker would still be at them when the others have nothing left.
