@@ -255,6 +255,7 @@ def test_gpus_are_reused_only_when_the_whole_tree_of_a_canceled_job_is_gone(clus
     job = cluster.ended(id)
     assert job["state"] == "CANCELED"
     assert cluster.ended(after)["state"] == "SUCCEEDED"
+    cluster.ok("wait", after)  # for its log, which may come after its end
     first, second = cluster.log(after).split()
     assert first == second
     granted = cluster.job(after)["attempts"][0]["granted_at"]

@@ -149,7 +149,7 @@ PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (a_fenced_job_requeued_before_its_lease_has_run_out, "36"),
     (an_ended_job_forgotten_when_an_earlier_record_of_it_lands, "2"),
     (a_job_blamed_for_what_its_gpu_did, "4"),
-    (freed_gpus_given_to_whoever_comes, "7"),
+    (freed_gpus_given_to_whoever_comes, "17"),
 ]
 
 
