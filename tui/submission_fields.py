@@ -14,7 +14,7 @@ from gpuq.arrays import parse_array
 from gpuq.constraint import normal
 from gpuq.errors import InvalidRequest
 from gpuq.model import DependencyKind
-from gpuq.units import parse_begin, parse_duration, parse_size
+from gpuq.units import parse_begin, parse_duration, parse_signal, parse_size
 
 Values = Mapping[str, str]  # by key of the field; what is not there, or empty, is left to the controller
 NEWEST = "@"  # in a dependency: my newest job
@@ -89,6 +89,10 @@ def _dependencies(text: str, _now: float) -> list[dict[str, str]]:
             raise InvalidRequest(f"'{part}' is not a dependency", f"write {', '.join(f'{k}:ID' for k in kinds)}")
         found += [{"kind": kind, "job": id} for id in ids]
     return found
+
+
+def _warning(text: str, _now: float) -> dict[str, Any]:
+    return dict(zip(("number", "seconds", "main_only"), parse_signal(text), strict=True))
 
 
 def _nodes(text: str, _now: float) -> list[str]:
@@ -244,6 +248,17 @@ FIELDS: tuple[Field, ...] = (
         "never; e.g. 2h in the queue",
         lambda t, _: parse_duration(t),
     ),
+    Field("output", "Output file", ("-o", "--output"), "the log alone; e.g. out-%j.txt, on its node", _text),
+    Field("error", "Error file", ("-e", "--error"), "with the output; e.g. err-%j.txt, on its node", _text),
+    Field(
+        "open_mode",
+        "Those files",
+        ("--open-mode",),
+        "truncate: begun anew; append: what is there stays",
+        lambda t, _: t == "append",
+        ("truncate", "append"),
+    ),
+    Field("warning", "Signal", ("--signal",), "none; e.g. USR1@120: so long before its time limit", _warning),
     Field("comment", "Comment", ("--comment",), "a note shown with the job", _text),
 )
 BY_KEY: Mapping[str, Field] = {field.key: field for field in FIELDS}
@@ -265,6 +280,10 @@ def faults(values: Values, now: float, script: bool = False) -> dict[str, str]:
                 found[field.key] = error.one_line()
     if not script and not values.get("command", "").strip():
         found["command"] = "nothing to run yet"
+    if is_set(BY_KEY["open_mode"], values) and not (
+        is_set(BY_KEY["output"], values) or is_set(BY_KEY["error"], values)
+    ):
+        found["open_mode"] = "which files? name one above"
     if "gpus" not in found and not is_set(BY_KEY["gpus"], values):
         for key in ("gpu_type", "gpu_memory", "shared"):
             if key not in found and is_set(BY_KEY[key], values):

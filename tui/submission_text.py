@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpuq.errors import InvalidRequest
+from gpuq.units import format_signal
 from tui.submission_fields import BY_KEY, FIELDS, NEWEST, Field, Values, is_set, needs_shell
 
 _SIZES = ((40, "T"), (30, "G"), (20, "M"), (10, "K"))
@@ -19,6 +20,7 @@ _BODY_KEYS = {
     "begin": "begin_at",
     "env": "changes",
     "dependency": "dependencies",
+    "open_mode": "append",
     "scheduling_timeout": "scheduling_timeout_seconds",
 }
 _NOT_PLAIN = ("gpus", "gpu_type", "environment", "setup")
@@ -213,6 +215,10 @@ def from_job(job: Mapping[str, Any], script: str | None, environment: Mapping[st
         "max_retries": str(job["max_retries"] or ""),
         "requeue": "yes" if job["requeue"] else "no",
         "on_lost": job["on_lost"],
+        "output": job.get("output") or "",
+        "error": job.get("error") or "",
+        "open_mode": "append" if job.get("append") else "truncate",
+        "warning": _signal_text(job.get("warning")),
         "comment": job.get("comment") or "",
     }
     return Template({k: v for k, v in values.items() if v}, script, given["environment"], f"job {job['id']}")
@@ -256,6 +262,12 @@ def _split_option(word: str) -> tuple[str, str | None]:
 def _command_text(command: Sequence[str], script: str | None) -> str:
     shell = len(command) == 3 and list(command[:2]) == ["/bin/sh", "-c"]
     return command[2] if shell and script is None and needs_shell(command[2]) else shlex.join(command)
+
+
+def _signal_text(warning: Mapping[str, Any] | None) -> str:
+    if warning is None:
+        return ""
+    return f"{'B:' if warning['main_only'] else ''}{format_signal(warning['number'])}@{warning['seconds']}"
 
 
 def _array_text(array: Mapping[str, Any]) -> str:

@@ -130,6 +130,7 @@ def _more(job: Job, lens: JobLens, owner: bool, spec: JobSpec | None) -> dict[st
         "conda_env": spec.conda_env if owner and spec is not None else None,
         "output": spec.output if owner and spec is not None else None,
         "error": spec.error if owner and spec is not None else None,
+        "append": spec.append if owner and spec is not None else None,
         "warning": None if spec is None or spec.warning is None else asdict(spec.warning),
     }
 

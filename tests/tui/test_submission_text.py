@@ -83,6 +83,10 @@ EACH = [
     {"dependency": "afterok:1041:1042,afternotok:7"},
     {"dependency": "afterany:3,singleton"},
     {"dependency": "singleton"},
+    {"output": "out-%j.txt", "error": "/tmp/e r r"},
+    {"output": "out-%j.txt", "open_mode": "append"},
+    {"time": "2h", "warning": "B:USR1@120"},
+    {"time": "2h", "warning": "TERM"},
     {"begin": "2030-01-01T10:00:00Z"},
     {"hold": "yes"},
     {"hold": "no"},
@@ -282,6 +286,19 @@ def test_a_clone_shares_its_gpus_and_takes_as_many_nodes_as_its_job_did() -> Non
     sent = body(template.values, template, OUTSIDE, NOW)
     assert (sent["nodes"], sent["gpus"], sent["shared"], sent["gpu_memory_bytes"]) == (2, 4, True, 20 << 30)
     assert (sent["constraint"], "exclusive" in sent) == ("rack=7", False)
+
+
+def test_a_clone_writes_its_files_and_is_warned_as_its_job_was() -> None:
+    warning = {"number": 10, "seconds": 120, "main_only": True}
+    job = detail(output="out-%j.txt", error=None, append=True, warning=warning)
+    template = from_job(job, None, None)
+    assert template.values["warning"] == "B:USR1@120"
+    sent = body(template.values, template, OUTSIDE, NOW)
+    assert (sent["output"], "error" in sent, sent["append"], sent["warning"]) == ("out-%j.txt", False, True, warning)
+
+
+def test_what_becomes_of_files_that_nobody_named_is_asked_back() -> None:
+    assert list(faults(values(open_mode="append"), NOW)) == ["open_mode"]
 
 
 def test_a_clone_of_a_script_sends_its_text_and_shows_how_to_get_the_file() -> None:
