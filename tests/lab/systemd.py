@@ -96,6 +96,9 @@ class _Account:
     def services(self) -> dict[str, dict[str, Any]]:
         return {item["name"]: item for item in self.json("service", "status")["items"]}
 
+    def states(self) -> set[Any]:
+        return {item["state"] for item in self.services().values()}
+
     def systemctl(self, *words: str) -> str:
         if self.user == "root":
             return self.host.run("systemctl", *words)
@@ -168,8 +171,9 @@ def _as_root(root: _Account, report: Report) -> None:
         until("another agent", PATIENCE_SECONDS, lambda: root.services()["agent"]["pid"] not in (None, agent))
         root.runs_on(report, "killed", id, pid)
     root.gpuq("down", "--keep-jobs")
-    states = {item["state"] for item in root.services().values()}
-    report.check("gpuq down stops them, and systemd lets them be", states == {"inactive"}, states)
+    # systemd takes a moment to hear of an end; one that it starts again would be active for good.
+    until("both services are inactive", PATIENCE_SECONDS, lambda: root.states() == {"inactive"})
+    report.check("gpuq down stops them, and systemd lets them be", root.states() == {"inactive"}, root.states())
     root.gpuq("up")
     root.runs_on(report, "down and up", id, pid)
     report.check("gpuq up had systemd start them", root.services()["agent"]["state"] == "active", root.services())
