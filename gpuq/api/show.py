@@ -15,7 +15,7 @@ from gpuq.gpu_use import ForeignUse, GpuProcess
 from gpuq.model import Attempt, Cause, Gpu, GpuSample, Job, JobId, Node, NodeName, NodeSample
 from gpuq.reasons import WaitReason
 from gpuq.scheduler import Start
-from gpuq.service.execution import telling_rank
+from gpuq.service.verdict import telling_rank
 from gpuq.states import FINAL, JobState
 from gpuq.store import attempts as stored_attempts
 from gpuq.store import jobs as stored_jobs
