@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connection
 from gpuq.cli.daemons import Daemon, log_to_stderr, registered
 from gpuq.cli.joining import identity
@@ -14,7 +15,7 @@ from gpuq.cli.terminal import tell
 from gpuq.config import host_home
 
 
-@click.command()
+@command()
 @connection
 @click.option("--name", metavar="NAME", help="Name of this node in the cluster; default: the host's.")
 @click.option("--gpus", metavar="LIST", help="Offer only these GPUs, such as 1-3 or 0,2.")

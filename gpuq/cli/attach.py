@@ -6,6 +6,7 @@ import os
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.conversation import Conversation, size
 from gpuq.cli.outcome import OWN_TROUBLE
@@ -15,7 +16,7 @@ from gpuq.cli.terminal import is_conversation, note, visible
 from gpuq.client.stream import Stream
 
 
-@click.command(
+@command(
     name="attach",
     epilog=examples("gpuq attach 1042", "gpuq attach 1042 nvidia-smi"),
     context_settings={"allow_interspersed_args": False},

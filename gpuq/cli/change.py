@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.params import BEGIN, DURATION, JSON, examples
 from gpuq.cli.rows import all_rows
@@ -27,7 +28,7 @@ _FORCE = click.option(
 _JOBS = click.argument("jobs", nargs=-1, metavar="JOB...")
 
 
-@click.command(name="cancel", epilog=examples("gpuq cancel 1042 1043_7", "gpuq cancel --me -t QUEUED"))
+@command(name="cancel", epilog=examples("gpuq cancel 1042 1043_7", "gpuq cancel --me -t QUEUED"))
 @_JOBS
 @job_filters
 @click.option(
@@ -68,7 +69,7 @@ def cancel(
     return _report(items, as_json)
 
 
-@click.command(name="hold")
+@command(name="hold")
 @_JOBS
 @JSON
 @connection
@@ -77,7 +78,7 @@ def hold(jobs: tuple[str, ...], as_json: bool) -> int:
     return _on_ids("hold", jobs, {}, as_json)
 
 
-@click.command(name="release")
+@command(name="release")
 @_JOBS
 @JSON
 @connection
@@ -86,7 +87,7 @@ def release(jobs: tuple[str, ...], as_json: bool) -> int:
     return _on_ids("release", jobs, {}, as_json)
 
 
-@click.command(name="requeue")
+@command(name="requeue")
 @_JOBS
 @_FORCE
 @JSON
@@ -96,7 +97,7 @@ def requeue(jobs: tuple[str, ...], force: bool, as_json: bool) -> int:
     return _on_ids("requeue", jobs, {"force": force}, as_json)
 
 
-@click.command(name="update", epilog=examples("gpuq update 1042 --time 8h --comment 'needs longer'"))
+@command(name="update", epilog=examples("gpuq update 1042 --time 8h --comment 'needs longer'"))
 @click.argument("job", metavar="JOB")
 @click.option("--priority", type=int, metavar="INT", help="Higher starts first; owners may only lower it.")
 @click.option("-t", "--time", "--time-limit", "time_limit", type=DURATION, metavar="TIME", help="Longest run time.")

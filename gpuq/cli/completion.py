@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from gpuq.cli.invoke import HELP_NAMES, load
+from gpuq.cli.command import command
+from gpuq.cli.invoke import load
 from gpuq.cli.main import ALIASES, VERBS
 
 
-@click.command()
+@command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print a script that completes gpuq's verbs and options in SHELL.
@@ -39,7 +40,7 @@ def _options_of(command: click.Command) -> list[_Option]:
     """Its own and those of its subcommands."""
     found: dict[str, _Option] = {}
     for each in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
-        params = each.get_params(click.Context(each, help_option_names=HELP_NAMES))
+        params = each.get_params(click.Context(each))
         for param in params:
             if isinstance(param, click.Option) and not param.hidden:
                 found.setdefault(param.opts[0], _Option(param))

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 
 import click
 
+from gpuq.cli.command import group
 from gpuq.cli.connect import connect, connection
-from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.params import JSON, examples
 from gpuq.cli.terminal import note, say, say_json, visible
 from gpuq.config import parse_toml
@@ -20,7 +20,7 @@ from gpuq.units import plural
 _FILE = click.argument("file", type=click.File("rb"))
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": HELP_NAMES})
+@group(no_args_is_help=False)
 def config() -> None:
     """Show and change the cluster's settings: visibility, queues, quotas and times.
 

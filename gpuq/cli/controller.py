@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.daemons import Daemon, log_to_stderr, registered
 from gpuq.cli.service import SERVICE, given_options, manager_or_note, run_as_service
 from gpuq.cli.systemd import tell_ready
@@ -20,7 +21,7 @@ ADDRESS = click.option(
 )
 
 
-@click.command()
+@command()
 @click.option("--listen", default="0.0.0.0:7443", metavar="HOST:PORT", show_default=True, help="Where to answer.")
 @ADDRESS
 @click.option("--home", metavar="DIR", help="Keep its state in DIR/controller, on a local file system.")

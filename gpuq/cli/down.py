@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.daemons import Daemon, alone
 from gpuq.cli.service import manager_in_charge
 from gpuq.cli.terminal import tell, visible
@@ -23,7 +24,7 @@ _POLL_SECONDS = 0.2
 _PAGE = 1000
 
 
-@click.command()
+@command()
 @click.option("--keep-jobs", is_flag=True, help="Stop the daemons only: jobs run on, and gpuq up finds them again.")
 @click.option("--stop-jobs", is_flag=True, help="Cancel every job of the cluster first, waiting ones too.")
 @click.option("--home", metavar="DIR", help="Of the `gpuq up` to end; default: the last one here.")

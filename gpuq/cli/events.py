@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.params import JSON
 from gpuq.cli.terminal import local_time, note, say, say_json, visible
 from gpuq.client.follow import follow_events
 
 
-@click.command(name="events")
+@command(name="events")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @click.option("-j", "--job", metavar="JOB", help="Of this job.")
 @click.option("-w", "--node", metavar="NODE", help="Of this node.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import sentence
 from gpuq.cli.params import examples
@@ -25,7 +26,7 @@ _WAITING = 16  # connections that a browser may open at once
 _LOOK_SECONDS = 0.5  # between two looks whether the job has ended
 
 
-@click.command(name="forward", epilog=examples("gpuq forward 1042 8888", "gpuq forward 1042 9000:6006"))
+@command(name="forward", epilog=examples("gpuq forward 1042 8888", "gpuq forward 1042 9000:6006"))
 @click.argument("job", metavar="JOB")
 @click.argument("ports", metavar="[LOCAL:]PORT")
 @click.option("--rank", type=click.IntRange(min=0), default=0, metavar="R", help="Of this node of the job; default 0.")

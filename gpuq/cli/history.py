@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import how_it_ended
 from gpuq.cli.params import JSON, PAST, examples
@@ -20,9 +21,7 @@ _LIMIT = 50  # jobs shown unless asked otherwise
 HEADER = ("ID", "STATE", "NAME", "USER", "QUEUE", "GPU", "ELAPSED", "ENDED", "HOW")
 
 
-@click.command(
-    name="history", epilog=examples("gpuq history --me --since 1d -t FAILED", "gpuq history --csv > jobs.csv")
-)
+@command(name="history", epilog=examples("gpuq history --me --since 1d -t FAILED", "gpuq history --csv > jobs.csv"))
 @job_filters
 @click.option("--since", "-S", type=PAST, metavar="WHEN", help="Ended since: 2h (ago), 2026-11-21, 2026-11-21T22:00.")
 @click.option("--until", "-E", type=PAST, metavar="WHEN", help="Ended before: as --since.")

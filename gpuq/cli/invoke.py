@@ -11,8 +11,6 @@ from gpuq.cli.complain import complain
 from gpuq.cli.outcome import OWN_TROUBLE
 from gpuq.errors import GpuqError
 
-HELP_NAMES = ["-h", "--help"]
-
 
 def load(where: str) -> click.Command:
     """The command at 'module:attribute'."""
@@ -34,7 +32,7 @@ def invoke(
     command = load(where)
     gc.enable()
     try:
-        with command.make_context(f"gpuq {name}", list(arguments), help_option_names=HELP_NAMES) as ctx:
+        with command.make_context(f"gpuq {name}", list(arguments)) as ctx:
             result = command.invoke(ctx)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leaving:

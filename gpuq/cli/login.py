@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import client_for, given_token, read_token, token_option
 from gpuq.cli.contexts import chosen, save, with_context
 from gpuq.cli.params import JSON, examples
@@ -22,7 +23,7 @@ HEADER = ("", "CONTEXT", "CONTROLLER")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
-@click.command(epilog=examples("gpuq login https://gpu-head:7443", "gpuq login --use gpu-head", "gpuq login"))
+@command(epilog=examples("gpuq login https://gpu-head:7443", "gpuq login --use gpu-head", "gpuq login"))
 @click.argument("url", required=False)
 @click.option("--context", metavar="NAME", help="What to call it here; default: the host's name in URL.")
 @click.option("--use", metavar="NAME", help="Go over to a context that is there already.")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import reason_text
 from gpuq.cli.params import examples
@@ -17,7 +18,7 @@ from gpuq.client.http import Client
 from gpuq.wire import POLL_SECONDS
 
 
-@click.command(name="logs", epilog=examples("gpuq logs -f 1042", "gpuq logs --tail 20 1042_7"))
+@command(name="logs", epilog=examples("gpuq logs -f 1042", "gpuq logs --tail 20 1042_7"))
 @click.argument("job", metavar="JOB")
 @click.option("-f", "--follow", is_flag=True, help="Go on as it grows, over further attempts, until the job has ended.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command, group
 from gpuq.cli.connect import connect, connection
-from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.params import JSON, examples
 from gpuq.cli.table import table
 from gpuq.cli.terminal import note, say, say_json, stdout_width, table_time, visible
@@ -19,7 +19,7 @@ _TEXT = click.option("--text", "--reason", "text", default="", metavar="TEXT", h
 _NODE = click.argument("node", metavar="NODE")
 
 
-@click.group(name="nodes", invoke_without_command=True, context_settings={"help_option_names": HELP_NAMES})
+@group(name="nodes", invoke_without_command=True)
 @JSON
 @connection
 @click.pass_context
@@ -87,7 +87,7 @@ def _closed(node: dict[str, Any]) -> str:
     return ", ".join((f"{left} {plural(left, 'job')} left" if left else "empty", node.get("cordon_text") or "drained"))
 
 
-@click.command(name="gpus")
+@command(name="gpus")
 @JSON
 @connection
 def gpus(as_json: bool) -> None:
@@ -134,7 +134,7 @@ def _share(used: int | None, total: int | None) -> str:
     return "-" if used is None and total is None else f"{format_size(used)}/{format_size(total)}"
 
 
-@click.command(name="cordon")
+@command(name="cordon")
 @_NODE
 @_TEXT
 @JSON
@@ -144,7 +144,7 @@ def cordon(node: str, text: str, as_json: bool) -> None:
     _change("cordon", node, {"text": text}, "gets no new work", as_json)
 
 
-@click.command(name="uncordon", epilog=examples("gpuq uncordon n3", "gpuq uncordon n3 --gpu 2"))
+@command(name="uncordon", epilog=examples("gpuq uncordon n3", "gpuq uncordon n3 --gpu 2"))
 @_NODE
 @click.option("--gpu", type=int, metavar="N", help="Only this GPU, which is quarantined for a fault.")
 @JSON
@@ -157,7 +157,7 @@ def uncordon(node: str, gpu: int | None, as_json: bool) -> None:
         _change("uncordon", node, {"gpu": gpu}, f"is told that its GPU {gpu} may work again", as_json)
 
 
-@click.command(name="drain", epilog=examples("gpuq drain n3 --reason 'new power supply'", "gpuq drain n3 --requeue"))
+@command(name="drain", epilog=examples("gpuq drain n3 --reason 'new power supply'", "gpuq drain n3 --requeue"))
 @_NODE
 @_TEXT
 @click.option("--requeue", is_flag=True, help="Stop what runs there, and queue it again to run elsewhere.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import how_it_ended, progress, reason_text
 from gpuq.cli.params import JSON, examples
@@ -25,7 +26,7 @@ FIELDS = ("id", "state", "name", "user", "queue", "gpus", "started_at", "nodes",
 ENDED_FIELDS = ("finished_at", "cause", "exit_code", "signal")  # left out where no job has them: 10,000 nulls take 6 ms
 
 
-@click.command(
+@command(
     name="queue",
     epilog=examples("gpuq queue --me", "gpuq queue -t RUNNING,QUEUED -u ana", "gpuq queue -j 1042 --expand"),
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connection
 from gpuq.cli.options import submit_options
 from gpuq.cli.outcome import OWN_TROUBLE, exit_status, reason_text, sentence
@@ -25,7 +26,7 @@ INTERRUPTED = 130  # 128 + SIGINT: what a shell shows for a command that Ctrl-C 
 _FINAL = {state.value for state in FINAL}
 
 
-@click.command(
+@command(
     name="run",
     epilog=examples("gpuq run -G 1 nvidia-smi", "gpuq run -G 2 -t 30 sh -c 'echo $CUDA_VISIBLE_DEVICES'"),
     cls=SlurmAware,

@@ -16,8 +16,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from gpuq.cli.command import HELP_NAMES, group
 from gpuq.cli.daemons import START_SECONDS, Daemon, Running
-from gpuq.cli.invoke import HELP_NAMES, load
+from gpuq.cli.invoke import load
 from gpuq.cli.params import JSON
 from gpuq.cli.systemd import Systemd, manager
 from gpuq.cli.terminal import say, say_json, tell
@@ -30,7 +31,7 @@ _FAILURES = 2  # a unit that was started again as often as this does not only wa
 SERVICE = click.option("--service", is_flag=True, help="Have systemd run it, from boot on; see gpuq service --help.")
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": HELP_NAMES})
+@group(no_args_is_help=False)
 def service() -> None:
     """Have systemd run gpuq on this machine, from boot on.
 
@@ -39,7 +40,7 @@ def service() -> None:
     """
 
 
-@service.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@service.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("words", metavar="[controller|agent] [OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 def install(words: tuple[str, ...]) -> int:
     """Install and start a service, with the options of the verb it runs; without one: as gpuq up, both.
@@ -54,7 +55,7 @@ def install(words: tuple[str, ...]) -> int:
     from gpuq.cli.main import VERBS
 
     command = load(VERBS[verb].command)
-    with command.make_context(f"gpuq {verb}", [*options, "--service"], help_option_names=HELP_NAMES) as ctx:
+    with command.make_context(f"gpuq {verb}", [*options, "--service"]) as ctx:
         return int(command.invoke(ctx) or 0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import how_it_ended, reason_text
 from gpuq.cli.params import JSON
@@ -22,7 +23,7 @@ RANK_HEADER = ("RANK", "NODE", "HOW")
 ATTEMPT_HEADER = ("ATTEMPT", "NODES", "GRANTED", "STARTED", "ENDED", "HOW", "LOG")
 
 
-@click.command(name="show")
+@command(name="show")
 @click.argument("job", metavar="JOB")
 @click.option("--script", is_flag=True, help="Print the script it was submitted with, and nothing else.")
 @JSON

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gpuq.cli.invoke import HELP_NAMES
+from gpuq.cli.command import group
 from gpuq.cli.params import JSON, examples, parsed
 from gpuq.cli.table import table
 from gpuq.cli.terminal import note, say, say_json, stdout_width
@@ -23,7 +23,7 @@ from gpuq.units import format_duration, plural
 _TRACE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": HELP_NAMES})
+@group()
 def simulate() -> None:
     """Run a trace of jobs through gpuq's planner in virtual time. No cluster is needed, and none is touched."""
 

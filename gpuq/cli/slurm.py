@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from gpuq.cli.command import Command
+
 _NOT_YET = "not in this version of gpuq"
 _HINTS = {
     **dict.fromkeys(("-i", "--input"), "write the redirection into the job: --wrap 'CMD < FILE'"),
@@ -27,7 +29,7 @@ def hint(words: str) -> str | None:
     return _HINTS.get(option.partition("=")[0] if option.startswith("--") else option[:2])
 
 
-class SlurmAware(click.Command):
+class SlurmAware(Command):
     """A command that answers Slurm's options with what to do instead, and not with how others are spelled."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import client_for, connection, context
 from gpuq.cli.daemons import Daemon, Running
 from gpuq.cli.up import trust_note
@@ -17,7 +18,7 @@ from gpuq.units import format_size
 NEAR = 0.8  # of the room for logs: api/retention.py warns from there on too
 
 
-@click.command()
+@command()
 @connection
 @click.option("--home", metavar="DIR", help="Of the `gpuq up` to look at; default: the last one here.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, about this machine.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import client_for, connection, context
 from gpuq.cli.here import this_place
 from gpuq.cli.options import submit_options
@@ -22,7 +23,7 @@ from gpuq.errors import GpuqError, NotFound
 RECENT = 1_000  # ended jobs among which the newest is looked for: it may have ended before older ones did
 
 
-@click.command(
+@command(
     name="submit",
     epilog=examples(
         "gpuq submit -G 2 -t 4h --name train python train.py --lr 0.1",

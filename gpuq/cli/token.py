@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import group
 from gpuq.cli.connect import connect, connection
-from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.params import DURATION, JSON, examples
 from gpuq.cli.table import table
 from gpuq.cli.terminal import local_time, note, say, say_json, stdout_width, visible
@@ -17,7 +17,7 @@ HEADER = ("ID", "ROLE", "OF", "STATE", "CREATED", "EXPIRES")
 _LOCAL = ("https://127.", "https://localhost", "https://[::1]")
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": HELP_NAMES})
+@group(no_args_is_help=False)
 def token() -> None:
     """Make, list and revoke tokens. Making takes an administrator; everyone may list and revoke their own."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connection, context, trusted_ca
 from gpuq.cli.environment import choose_environment
 from gpuq.cli.here import this_place
@@ -33,7 +34,7 @@ from tui.theme import AUTO, NAMES, chosen
 LEAVE_SECONDS = 2.0  # after a signal; a terminal that has gone takes no more output, and would keep us waiting for ever
 
 
-@click.command(name="tui")
+@command(name="tui")
 @click.option(
     "--view", type=click.Choice(VIEWS), default="overview", metavar="NAME", help=f"First: {', '.join(VIEWS)}."
 )

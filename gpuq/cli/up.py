@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from gpuq.cli.agent import check_simulated
+from gpuq.cli.command import command
 from gpuq.cli.controller import ADDRESS
 from gpuq.cli.daemons import Daemon, Running, alone, await_ready
 from gpuq.cli.joining import enrol, keep, node_name, token_path
@@ -31,7 +32,7 @@ _DEFAULT_LISTEN = "127.0.0.1:0"
 _SERVICE_PORT = "7443"
 
 
-@click.command(epilog=examples("gpuq up --detach --simulate-gpus 8xH100-80GB"))
+@command(epilog=examples("gpuq up --detach --simulate-gpus 8xH100-80GB"))
 @click.option("--simulate-gpus", metavar="SPEC", help="Offer pretend GPUs, such as 8xH100-80GB, instead of real ones.")
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where the controller answers; default: this machine only, any port."

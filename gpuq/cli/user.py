@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import group
 from gpuq.cli.connect import connect, connection
-from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.params import JSON, examples
 from gpuq.cli.table import table
 from gpuq.cli.terminal import local_time, say, say_json, stdout_width, visible
@@ -17,7 +17,7 @@ _NAME = click.argument("name")
 _ROLE = click.Choice(["viewer", "user", "admin"])
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": HELP_NAMES})
+@group(no_args_is_help=False)
 def user() -> None:
     """Add, list and disable users. All of it takes an administrator."""
 

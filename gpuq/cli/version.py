@@ -8,11 +8,12 @@ import sys
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.version import VERSION
 from gpuq.wire import PROTOCOL
 
 
-@click.command()
+@command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def version(as_json: bool) -> None:
     """Print the version of this gpuq, of the protocol it speaks, and of its Python; and what the file runs on."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import exit_status, sentence
 from gpuq.cli.params import JSON, examples
@@ -16,7 +17,7 @@ from gpuq.client.http import Client
 from gpuq.errors import NotFound
 
 
-@click.command(name="wait", epilog=examples("gpuq wait $(gpuq submit --parsable -G 1 ./train.sh) && echo it worked"))
+@command(name="wait", epilog=examples("gpuq wait $(gpuq submit --parsable -G 1 ./train.sh) && echo it worked"))
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @JSON
 @connection

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpuq.cli.command import command
 from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import reason_text
 from gpuq.cli.params import JSON
@@ -21,7 +22,7 @@ _SHOWN = 4  # holders of one node
 _NOT_OF_NODES = frozenset({"held", "dependency", "begin", "backoff", "array_limit", "quota", "preempting"})
 
 
-@click.command(name="why")
+@command(name="why")
 @click.argument("job", metavar="JOB")
 @JSON
 @connection

@@ -6,7 +6,6 @@ import click
 import pytest
 
 from gpuq.cli import change, events, history, logs, nodes, queue, run, show, submit, wait, why
-from gpuq.cli.invoke import HELP_NAMES
 
 COMMANDS = [
     command
@@ -20,8 +19,7 @@ COMMANDS = [
 def test_every_option_has_a_help_line_and_a_name_of_its_own(command: click.Command) -> None:
     options = [param for param in command.params if isinstance(param, click.Option)]
     assert command.help
-    names = HELP_NAMES  # the command remembers the first it was asked with
-    with click.Context(command, info_name=f"gpuq {command.name}", terminal_width=80, help_option_names=names) as ctx:
+    with click.Context(command, info_name=f"gpuq {command.name}", terminal_width=80) as ctx:
         assert max(map(len, command.get_help(ctx).splitlines())) <= 80
     assert not [option.name for option in options if not option.help]
     names = [name for option in options for name in (*option.opts, *option.secondary_opts)]

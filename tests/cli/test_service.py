@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from gpuq.cli.agent import agent
 from gpuq.cli.controller import controller
-from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.service import given_options
 from gpuq.cli.systemd import Systemd, unit_text
 from gpuq.config import read_text
@@ -116,13 +115,11 @@ def test_the_copy_that_services_run_is_in_no_folder_that_gets_cleaned(monkeypatc
 
 def test_a_service_is_given_the_options_of_its_verb_and_no_token() -> None:
     words = ["--controller", "https://head:7443", "--gpus", "1-3", "--shared-account", "--name", "n1", "--service"]
-    with agent.make_context("gpuq agent", words, help_option_names=HELP_NAMES):
+    with agent.make_context("gpuq agent", words):
         assert given_options("name", "home") == ["--gpus", "1-3", "--shared-account"]
-    with controller.make_context(
-        "gpuq controller", ["--listen", "127.0.0.1:7000", "--service"], help_option_names=HELP_NAMES
-    ):
+    with controller.make_context("gpuq controller", ["--listen", "127.0.0.1:7000", "--service"]):
         assert given_options("home", "ready_fd") == ["--listen", "127.0.0.1:7000"]
-    with controller.make_context("gpuq controller", ["--home", "/srv/gpuq", "--service"], help_option_names=HELP_NAMES):
+    with controller.make_context("gpuq controller", ["--home", "/srv/gpuq", "--service"]):
         assert given_options("home", "ready_fd") == []
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import click
 import pytest
 
-from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.submission import Place, Prepared, prepare
 from gpuq.cli.submit import submit
 from gpuq.errors import InvalidRequest
@@ -18,7 +17,7 @@ ELSEWHERE = Place("/Users/ann", {"PATH": "/bin"}, on_cluster=False)
 
 
 def prepared(*arguments: str, place: Place = HERE) -> Prepared:
-    with submit.make_context("gpuq submit", list(arguments), help_option_names=HELP_NAMES) as ctx:
+    with submit.make_context("gpuq submit", list(arguments)) as ctx:
         return prepare(ctx, lambda: place)
 
 
@@ -169,7 +168,7 @@ def test_wrong_usage_is_told_before_a_controller_is_looked_for() -> None:
         raise AssertionError("asked for the controller")
 
     words = ["-G5", "-N2", "true"]
-    context = submit.make_context("gpuq submit", words, help_option_names=HELP_NAMES)
+    context = submit.make_context("gpuq submit", words)
     with context as ctx, pytest.raises(InvalidRequest):
         prepare(ctx, nowhere)
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from gpuq.api.schemas import Submission
 from gpuq.cli import submission
-from gpuq.cli.invoke import HELP_NAMES
 from gpuq.cli.submit import submit
 from gpuq.errors import InvalidRequest
 from tui.submission_fields import BY_KEY, FIELDS, faults, needs_shell
@@ -46,7 +45,7 @@ def as_submitted(line: str, on_cluster: bool) -> dict[str, Any]:
     assert words[:2] == ["gpuq", "submit"]
     place = submission.Place("/work", SHELL, on_cluster)
     # click keeps the names of the first who asks, for all tests in this process
-    with submit.make_context("gpuq submit", words[2:], help_option_names=HELP_NAMES) as ctx:
+    with submit.make_context("gpuq submit", words[2:]) as ctx:
         prepared = submission.prepare(ctx, lambda: place)
     fields = prepared.fields
     if prepared.dependencies:
