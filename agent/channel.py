@@ -33,7 +33,7 @@ _IN, _OUT = select.POLLIN, select.POLLOUT
 class Channel:
     """into is written and out_of read; they may be one descriptor, of a terminal or a connection.
 
-    process is the pid of what was started for it, 0 without one; report says why that failed (program.become), of
+    process is the pid of what was started for it, 0 without one; report says why that failed (program.why_not), of
     started: its name and folder. log is where all that is read goes as well.
     """
 

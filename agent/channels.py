@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from agent.channel import KEPT_SECONDS, Channel
-from agent.program import NO_FILES, Account, fork
+from agent.program import NO_FILES, Account, Start, fork
 from agent.spool import Spool
 
 MAX_CHANNELS = 32  # of one run; each may hold two windows
@@ -95,7 +95,7 @@ class Channels:
                     pipe = os.pipe2(os.O_CLOEXEC)
                     ours.append(pipe[mine])
                     theirs.append(pipe[1 - mine])
-            process, report = fork(argv, env, cwd, (theirs[-1], NO_FILES), -1, self._enter, account, theirs[0])
+            process, report = fork(Start(argv, env, cwd, (theirs[-1], NO_FILES), -1, self._enter, account, theirs[0]))
         except OSError as error:
             for fd in ours:
                 os.close(fd)

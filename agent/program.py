@@ -1,11 +1,11 @@
 """Starting a program below the supervisor, in two ways. Standard library only, for the supervisor's reasons.
 
 `spawn` shares memory with its caller until exec (posix_spawn), which takes 1.5 ms less of processor time for each job
-than a fork, and stops the caller meanwhile. `become` is for a forked child. It is used where the supervisor must be
-able to act whatever happens: a working directory on a file server that is down holds up chdir and exec without end, and
-a job with a lease must then be killed on time. The kernel kills such a child also when its supervisor dies. And it is
-used where the job runs in another account, which is taken for good before anything of the job is touched: what root may
-enter or open, the job may not. no_new_privs is not set: in a job sudo works as it does at a login.
+than a fork, and stops the caller meanwhile. `fork` is used where the supervisor must be able to act whatever happens: a
+working directory on a file server that is down holds up chdir and exec without end, and a job with a lease must then be
+killed on time. The kernel kills such a child also when its supervisor dies. And it is used where the job runs in
+another account, which is taken for good before anything of the job is touched: what root may enter or open, the job may
+not. no_new_privs is not set: in a job sudo works as it does at a login.
 """
 
 # ruff: noqa: PTH110
@@ -19,7 +19,7 @@ import os
 import signal
 import termios
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from agent.output_files import Files, copied_to
 
@@ -37,7 +37,9 @@ _SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 def spawn(argv: list[str], env: dict[str, str], cwd: str, log: int) -> int | str:
-    """The pid of argv, started as `become` says; or what `why_not` reads. Leaves the caller in cwd."""
+    """The pid of argv, in a session of its own with both outputs in log; or what `why_not` reads. Leaves the caller in
+    cwd.
+    """
     outputs = ((os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2))
 
     def start(path: str) -> int:
@@ -46,17 +48,25 @@ def spawn(argv: list[str], env: dict[str, str], cwd: str, log: int) -> int | str
     return _first_that_starts(argv[0], env, cwd, start)
 
 
-def fork(
-    argv: list[str],
-    env: dict[str, str],
-    cwd: str,
-    outputs: tuple[int, Files],
-    keep: int,
-    enter: Callable[[], None],
-    account: Account | None,
-    stdin: int = -1,
-) -> tuple[int, int]:
-    """A child that is to `become` argv, and what it reports on. Raises OSError."""
+class Start(NamedTuple):
+    """What a forked child is to become, and with what.
+
+    outputs: the log for both, and files to which they are copied. keep: a descriptor it inherits, stdin another, if not
+    negative. enter puts the process that calls it into its control groups. account: whose, if not this one.
+    """
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    outputs: tuple[int, Files]
+    keep: int
+    enter: Callable[[], None]
+    account: Account | None
+    stdin: int = -1
+
+
+def fork(start: Start) -> tuple[int, int]:
+    """A child that is to `_become` what start says, and what it reports on. Raises OSError."""
     parent = os.getpid()
     receive, report = os.pipe2(os.O_CLOEXEC)
     try:
@@ -66,33 +76,20 @@ def fork(
         os.close(report)
         raise
     if child == 0:
-        become(argv, env, cwd, outputs, keep, enter, account, parent, report, stdin)
+        _become(start, parent, report)
     os.close(report)
     return child, receive
 
 
-def become(
-    argv: list[str],
-    env: dict[str, str],
-    cwd: str,
-    outputs: tuple[int, Files],
-    keep: int,
-    enter: Callable[[], None],
-    account: Account | None,
-    parent: int,
-    report: int,
-    stdin: int = -1,
-) -> NoReturn:
-    """Becomes argv, with both outputs in the log, the first of outputs, and copied to the files.
+def _become(start: Start, parent: int, report: int) -> NoReturn:
+    """No other file is open in it but keep and stdin.
 
-    No other file is open in it but keep and stdin, if not negative.
-
-    Before anything else enter puts it into its control groups. A terminal as stdin becomes its own; without one stdin
-    is closed off, as it is here. On failure it writes to report what `why_not` reads, and exits. On success report
-    closes, being close-on-exec.
+    Before anything else it enters its control groups. A terminal as stdin becomes its own; without one stdin is closed
+    off, as it is here. On failure it writes to report what `why_not` reads, and exits. On success report closes, being
+    close-on-exec.
     """
+    argv, env, cwd, (log, files), keep, enter, account, stdin = start
     failure = f"cgroup {errno.EIO}"
-    log, files = outputs
     try:
         enter()
         failure = f"exec {errno.EIO}"

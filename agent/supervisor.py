@@ -30,7 +30,7 @@ from typing import Any
 from agent.channels import MAX_CHANNELS, Channels, open_terminal
 from agent.output_files import Files
 from agent.process_tree import terminate_tree, warn_tree
-from agent.program import NO_FILES, Account, fork, spawn, why_not
+from agent.program import NO_FILES, Account, Start, fork, spawn, why_not
 from agent.run_cgroup import RunCgroup
 from agent.run_folder import RunFolder
 from agent.setup_line import environment_after, setup_command
@@ -249,7 +249,8 @@ class Supervisor:
                 terminal, theirs = open_terminal(self.pty)
             outputs = (self.spool.write_end if theirs < 0 else theirs), files
             enter = self.cgroup.join
-            child, receive = fork(argv, self.env, self.cwd, outputs, self.dump, enter, self.account, theirs)
+            start = Start(argv, self.env, self.cwd, outputs, self.dump, enter, self.account, theirs)
+            child, receive = fork(start)
         except OSError as error:
             for fd in {terminal, theirs} - {-1}:
                 os.close(fd)
