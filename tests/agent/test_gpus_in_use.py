@@ -6,9 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ import pytest
 from gpuq.model import AttemptUid, Gpu, GpuHealth, GpuSample, NodeSample, RankPhase, StopKind
 from gpuq.protocol import GpuPardon
 from tests.agent.fake_nvml.machine import build_library, gpu, write_state
-from tests.agent.test_daemon import ROOT, Stage, end_jobs, end_launchers, play
+from tests.agent.stage import ROOT, Stage, play, staged
 
 GIB = 1 << 30
 WAITS = ("/bin/sh", "-c", "echo $$ >pid; mv pid ready; exec sleep 600")
@@ -72,16 +70,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stage(library: Path) -> Iterator[GpuStage]:
-    with tempfile.TemporaryDirectory(prefix="gpuq-") as folder:
-        stage = GpuStage(Path(folder), library)
+    with staged(lambda folder: GpuStage(folder, library)) as stage:
         yield stage
-        for agent in stage.agents:
-            if agent.poll() is None:
-                agent.kill()
-            with suppress(ValueError):
-                agent.communicate()
-        end_jobs()
-        end_launchers(stage.state)
 
 
 OK, FOREIGN, QUARANTINED = GpuHealth.OK, GpuHealth.FOREIGN, GpuHealth.QUARANTINED

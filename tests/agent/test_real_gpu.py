@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gpuq.model import AttemptUid, GpuHealth, NodeSample
-from tests.agent.test_daemon import ROOT, Stage, play
-from tests.agent.test_daemon import stage as any_stage
+from tests.agent.stage import ROOT, Stage, play, staged
 
 GIB = 1 << 30
 # Takes a GiB through CUDA's own library, says so, and keeps it until a file comes.
@@ -32,8 +32,6 @@ while not os.path.exists(sys.argv[2]):
     time.sleep(0.05)
 """
 
-stage = any_stage  # a fixture
-
 
 class RealStage(Stage):
     def start(self) -> subprocess.Popen[str]:
@@ -44,15 +42,14 @@ class RealStage(Stage):
 
 
 @pytest.fixture
-def free_gpu(stage: Stage) -> RealStage:
+def free_gpu() -> Iterator[RealStage]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         pytest.skip("no nvidia-smi: this machine has no NVIDIA GPU")
     if subprocess.run([tool, "-L"], capture_output=True, check=False).returncode:
         pytest.skip("nvidia-smi fails: the GPU cannot be used")
-    real = RealStage(stage.state.parent)
-    stage.agents = real.agents  # the fixture ends them
-    return real
+    with staged(RealStage) as stage:
+        yield stage
 
 
 @pytest.mark.gpu
