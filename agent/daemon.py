@@ -40,7 +40,8 @@ from agent.usage import Meters, Usage
 from gpuq.client.aio import AgentClient
 from gpuq.codec import decode, encode
 from gpuq.errors import Conflict, InvalidRequest
-from gpuq.model import GpuHealth, Inventory, NodeName, Now
+from gpuq.model import NodeName, Now
+from gpuq.node import GpuHealth, Inventory
 from gpuq.ownlog import cut_own_log
 from gpuq.protocol import POLL_SECONDS, LogReply, LogShipment, SyncReply, SyncRequest
 from gpuq.version import VERSION

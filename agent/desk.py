@@ -27,7 +27,8 @@ from agent.runs import RunEvent
 from agent.standing import Standing
 from agent.tenants import Tenancy
 from gpuq.gpu_use import GpuReceipt
-from gpuq.model import AttemptUid, ExitRecord, Inventory, NodeName, NodeSample, RankPhase
+from gpuq.model import AttemptUid, ExitRecord, NodeName, RankPhase
+from gpuq.node import Inventory, NodeSample
 from gpuq.protocol import RunOrder, StreamOrder, SyncReply, SyncRequest
 
 T = TypeVar("T")

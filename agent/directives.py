@@ -22,18 +22,8 @@ from agent.actions import Accept, Action, Bar, Connect, Drop, Extend, Go, Pardon
 from agent.holding import Entry, Held, Reporter, named
 from agent.runs import RunEvent
 from gpuq.accounts import EVERYONES, Accounts
-from gpuq.model import (
-    AttemptUid,
-    EndReason,
-    ExitRecord,
-    GpuHealth,
-    Inventory,
-    NodeName,
-    NodeSample,
-    OnLost,
-    RankPhase,
-    StopKind,
-)
+from gpuq.model import AttemptUid, EndReason, ExitRecord, NodeName, OnLost, RankPhase, StopKind
+from gpuq.node import GpuHealth, Inventory, NodeSample
 from gpuq.protocol import PROTOCOL, UNKNOWN_RANK, RunOrder, StopOrder, SyncReply, SyncRequest
 
 _NOT_STARTED = "stopped before it was started here"

@@ -19,7 +19,7 @@ from agent.driver import Driver, DriverSilent
 from agent.faults import Faults, Kept
 from agent.nvml import Device, DriverAbsent, DriverFailing, DriverReading
 from agent.selection import GpuSelection
-from gpuq.model import Gpu, GpuHealth, GpuSample
+from gpuq.node import Gpu, GpuHealth, GpuSample
 
 logger = logging.getLogger(__name__)
 

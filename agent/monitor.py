@@ -25,7 +25,8 @@ from agent.tenants import Tenancy, Tenants, described
 from gpuq.codec import encode
 from gpuq.enforced import NOTHING, Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess
-from gpuq.model import AttemptUid, Gpu, GpuHealth, GpuSample, Inventory, NodeSample, Now
+from gpuq.model import AttemptUid, Now
+from gpuq.node import Gpu, GpuHealth, GpuSample, Inventory, NodeSample
 from gpuq.version import VERSION
 
 

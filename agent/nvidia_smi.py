@@ -12,7 +12,7 @@ import shutil
 import subprocess
 
 from agent.nvml import Device, DriverAbsent, DriverFailing, DriverReading
-from gpuq.model import GpuSample
+from gpuq.node import GpuSample
 
 _FIELDS = (
     "index",

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from agent.topology import distances
 from gpuq.gpu_use import GpuProcess
-from gpuq.model import MAX_GPU_PROCESSES, GpuSample
+from gpuq.node import MAX_GPU_PROCESSES, GpuSample
 
 T = TypeVar("T")
 

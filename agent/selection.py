@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpuq.errors import InvalidRequest
-from gpuq.model import Gpu
+from gpuq.node import Gpu
 
 _MAX_INDEX = 63  # NVML counts to 64 devices
 _HINT = "write for example all, none, 0,2-3 or uuids as `nvidia-smi -L` shows them"

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 from agent.gpus import GpuReading
 from gpuq.errors import InvalidRequest
-from gpuq.model import Gpu, GpuSample, NodeName
+from gpuq.model import NodeName
+from gpuq.node import Gpu, GpuSample
 
 MAX_GPUS = 64  # what NVML counts to on one machine
 _GIB = 1 << 30

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from agent.tenants import Tenancy
 from gpuq.gpu_use import CURVE_POINTS, GpuReceipt
-from gpuq.model import AttemptUid, GpuSample
+from gpuq.model import AttemptUid
+from gpuq.node import GpuSample
 
 # Below this a GPU does nothing for its holder: a display or a monitor that looks in keeps it at 1 or 2.
 IDLE_PERCENT = 5

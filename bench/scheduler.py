@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bench import scheduler_pass, scheduler_queue
 from bench.figures import Figure, median_ms
-from gpuq.model import Gpu, Inventory, NodeName, Rank, Request
+from gpuq.model import NodeName, Rank, Request
+from gpuq.node import Gpu, Inventory
 from gpuq.scheduler.choose import Chooser
 from gpuq.scheduler.fit import Room
 from gpuq.scheduler.placing import PLACINGS

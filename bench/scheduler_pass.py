@@ -10,7 +10,8 @@ from statistics import median
 from bench.figures import Figure
 from gpuq.changes import PutAttempt, PutJob, PutNode
 from gpuq.cluster import Cluster
-from gpuq.model import Attempt, AttemptUid, Gpu, Inventory, Job, JobId, Node, NodeName, Now, OnLost, Rank, Request
+from gpuq.model import Attempt, AttemptUid, Job, JobId, NodeName, Now, OnLost, Rank, Request
+from gpuq.node import Gpu, Inventory, Node
 from gpuq.scheduler import plan
 from gpuq.states import JobState, NodeState
 from gpuq.view import Policy

@@ -18,7 +18,8 @@ from bench.figures import Figure
 from bench.pty import Response, Terminal
 from bench.submit import fill, job
 from gpuq.codec import encode
-from gpuq.model import AttemptUid, Gpu, GpuSample, Inventory, NodeName, NodeSample, RankPhase
+from gpuq.model import AttemptUid, NodeName, RankPhase
+from gpuq.node import Gpu, GpuSample, Inventory, NodeSample
 from gpuq.protocol import PROTOCOL, RankReport, SyncRequest
 
 JOBS = 100_000

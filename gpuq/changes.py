@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpuq.model import Attempt, Job, JobId, JobSpec, Node, NodeName, User
+from gpuq.model import Attempt, Job, JobId, JobSpec, NodeName, User
+from gpuq.node import Node
 from gpuq.settings import Settings
 
 

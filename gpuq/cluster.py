@@ -14,24 +14,10 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from gpuq import arrays
 from gpuq.changes import Change, DropNode, PutAttempt, PutJob, PutNode, PutSettings, PutToken, PutUser
-from gpuq.model import (
-    Attempt,
-    AttemptUid,
-    GpuHealth,
-    Inventory,
-    Job,
-    JobId,
-    Lane,
-    Node,
-    NodeName,
-    PastRun,
-    Rank,
-    Request,
-    User,
-    Waiting,
-)
+from gpuq.lanes import Lanes, size
+from gpuq.model import Attempt, AttemptUid, Job, JobId, Lane, NodeName, PastRun, Rank, Request, User, Waiting
+from gpuq.node import GpuHealth, Inventory, Node
 from gpuq.predict import RunTimes, Usage
 from gpuq.settings import Settings
 from gpuq.spent import Spent, SpentHour
@@ -105,13 +91,12 @@ class Cluster:
         self._unlimited: list[tuple[float, AttemptUid]] = []  # those without one, by when they were granted
         self._end_of: dict[AttemptUid, tuple[list[tuple[float, AttemptUid]], tuple[float, AttemptUid]]] = {}
         self._on_node: dict[NodeName, dict[AttemptUid, None]] = {}
-        self._ready: dict[Request, dict[Lane, list[Waiting]]] = {}
+        self._ready = Lanes()
         self._timed: dict[JobId, None] = {}
         self._claims: dict[JobId, None] = {}
         self._dependents: dict[JobId, dict[JobId, None]] = {}
         self._elements: dict[JobId, dict[JobId, None]] = {}
         self._made: dict[JobId, dict[JobState, int]] = {}  # elements of live arrays by state, ended ones included
-        self._waiting: dict[Lane, int] = {}
         self._demand: dict[Request, int] = {}
         # Learned, not recorded: nothing but the order of the queue and what people are told depends on them.
         self.run_times = RunTimes()
@@ -151,7 +136,16 @@ class Cluster:
         made = {id: {s: n for s, n in counts.items() if n} for id, counts in self._made.items()}
         made = {id: counts for id, counts in made.items() if counts}
         set_by_admins = self._users, self._tokens, self.settings
-        return self._jobs, self._nodes, self._attempts, made, self.next_number, self._ready, self._demand, set_by_admins
+        return (
+            self._jobs,
+            self._nodes,
+            self._attempts,
+            made,
+            self.next_number,
+            self._ready.fronts,
+            self._demand,
+            set_by_admins,
+        )
 
     # ------------------------------------------------------------ applying
 
@@ -207,14 +201,12 @@ class Cluster:
         if job.eligible_at is not None or job.scheduling_timeout_seconds is not None:
             self._timed[job.id] = None
         if job.ready:
-            lane = job.lane
-            insort(self._ready.setdefault(job.request, {}).setdefault(lane, []), _waiting(job))
-            self._waiting[lane] = self._waiting.get(lane, 0) + _size(job)
+            self._ready.add(job)
             if job.claim:
                 self._claims[job.id] = None
 
     def _count(self, job: Job, sign: int) -> None:
-        left = self._demand.get(job.request, 0) + sign * _size(job)
+        left = self._demand.get(job.request, 0) + sign * size(job)
         if left:
             self._demand[job.request] = left
         else:
@@ -237,15 +229,7 @@ class Cluster:
         self._timed.pop(job.id, None)
         self._claims.pop(job.id, None)
         if job.ready and (job.array is None or job.array.waiting):
-            lane = job.lane
-            lanes = self._ready[job.request]
-            members = lanes[lane]
-            del members[bisect_left(members, _waiting(job))]
-            self._waiting[lane] -= _size(job)
-            if not members:
-                del lanes[lane], self._waiting[lane]
-            if not lanes:
-                del self._ready[job.request]
+            self._ready.remove(job)
 
     def _put_attempt(self, attempt: Attempt) -> None:
         names = {rank.node for rank in attempt.ranks}
@@ -379,13 +363,13 @@ class Cluster:
         return [self._jobs[waiting] for waiting in self._dependents.get(id, ())]
 
     def fronts(self) -> Mapping[Request, Mapping[Lane, Sequence[Waiting]]]:
-        return self._ready
+        return self._ready.fronts
 
     def ready(self) -> Mapping[Request, Iterable[tuple[Lane, Iterable[Job]]]]:
-        return {request: _Lanes(lanes, self._jobs) for request, lanes in self._ready.items()}
+        return self._ready.with_jobs(self._jobs)
 
     def waiting(self) -> Mapping[Lane, int]:
-        return self._waiting
+        return self._ready.waiting
 
     def claims(self) -> Iterable[Job]:
         return sorted((self._jobs[id] for id in self._claims), key=lambda job: job.rank_in_queue)
@@ -425,15 +409,6 @@ class Cluster:
         return room
 
 
-def _waiting(job: Job) -> Waiting:
-    return Waiting(job.rank_in_queue, job.id, job.submitted_at)
-
-
-def _size(job: Job) -> int:
-    """How many jobs a record stands for: an array, for its waiting elements."""
-    return 1 if job.array is None else arrays.count(job.array.waiting)
-
-
 def _free(inventory: Inventory, held: list[Rank]) -> _Free:
     whole = {gpu for rank in held if rank.gpu_share_bytes is None for gpu in rank.gpus}
     used: dict[int, int] = {}
@@ -449,13 +424,3 @@ def _free(inventory: Inventory, held: list[Rank]) -> _Free:
         inventory.memory_total_bytes - sum(rank.memory_bytes for rank in held),
         any(rank.exclusive for rank in held),
     )
-
-
-class _Lanes:
-    """Lanes with their jobs, looked up as they are asked for: a plan reads the front of each lane only."""
-
-    def __init__(self, lanes: dict[Lane, list[Waiting]], jobs: dict[JobId, Job]) -> None:
-        self._lanes, self._jobs = lanes, jobs
-
-    def __iter__(self) -> Iterator[tuple[Lane, Iterable[Job]]]:
-        return ((lane, (self._jobs[each.id] for each in members)) for lane, members in self._lanes.items())

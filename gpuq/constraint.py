@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gpuq.errors import InvalidRequest
-from gpuq.model import Inventory
+from gpuq.node import Inventory
 
 MAX_CONSTRAINT = 256  # characters: more is not written by hand
 _MAX_DEPTH = 20

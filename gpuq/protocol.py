@@ -22,18 +22,17 @@ from gpuq.model import (
     AttemptUid,
     Dependency,
     ExitRecord,
-    Inventory,
     Job,
     JobId,
     JobSpec,
     NodeName,
-    NodeSample,
     OnLost,
     Rank,
     RankPhase,
     StopKind,
     WarningSignal,
 )
+from gpuq.node import Inventory, NodeSample
 from gpuq.wire import API_PREFIX as API_PREFIX
 from gpuq.wire import POLL_SECONDS as POLL_SECONDS
 from gpuq.wire import PROTOCOL as PROTOCOL

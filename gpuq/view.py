@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gpuq.changes import PutToken
-from gpuq.model import Attempt, AttemptUid, Job, JobId, Lane, Node, NodeName, Rank, Request, User, Waiting
+from gpuq.model import Attempt, AttemptUid, Job, JobId, Lane, NodeName, Rank, Request, User, Waiting
+from gpuq.node import Node
 from gpuq.predict import RunTimes, Usage
 from gpuq.settings import Settings
 from gpuq.spent import Spent

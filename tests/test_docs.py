@@ -20,19 +20,8 @@ from gpuq.api.app import ROUTES
 from gpuq.cli.invoke import load
 from gpuq.cli.main import ALIASES, VERBS
 from gpuq.errors import GpuqError, from_json
-from gpuq.model import (
-    AttemptUid,
-    CauseCode,
-    EndReason,
-    GpuHealth,
-    Job,
-    JobId,
-    JobSpec,
-    NodeName,
-    Rank,
-    Request,
-    StopKind,
-)
+from gpuq.model import AttemptUid, CauseCode, EndReason, Job, JobId, JobSpec, NodeName, Rank, Request, StopKind
+from gpuq.node import GpuHealth
 from gpuq.reasons import WaitCode
 from gpuq.settings import ClusterSettings, Queue, Quota, settings_in, toml
 from gpuq.states import TRANSITIONS, JobState, NodeState

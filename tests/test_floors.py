@@ -35,6 +35,7 @@ FLOORS: list[dict[str, Sequence[str]]] = [
                 "gpu_use",
                 "holes",
                 "model",
+                "node",
                 "outfiles",
                 "ownlog",
                 "predict",
@@ -53,7 +54,7 @@ FLOORS: list[dict[str, Sequence[str]]] = [
     },
     {
         "scheduler": ["gpuq.scheduler"],
-        "cluster": ["gpuq.cluster"],
+        "cluster": ["gpuq.cluster", "gpuq.lanes"],
         "store": ["gpuq.store"],
         "client": ["gpuq.client"],
         "config": ["gpuq.config"],

@@ -12,7 +12,8 @@ from gpuq.api.calls import Call
 from gpuq.api.lookup import shown_state
 from gpuq.enforced import NOTHING, Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess
-from gpuq.model import Attempt, Cause, Gpu, GpuSample, Job, JobId, Node, NodeName, NodeSample
+from gpuq.model import Attempt, Cause, Job, JobId, NodeName
+from gpuq.node import Gpu, GpuSample, Node, NodeSample
 from gpuq.reasons import WaitReason
 from gpuq.scheduler import Start
 from gpuq.service.verdict import telling_rank

@@ -13,7 +13,7 @@ from gpuq.api.answers import answer, answer_with
 from gpuq.api.calls import By, Call
 from gpuq.api.show import JobLens, show_event, show_node
 from gpuq.errors import InvalidRequest
-from gpuq.model import Node
+from gpuq.node import Node
 from gpuq.units import format_time
 from gpuq.version import VERSION
 

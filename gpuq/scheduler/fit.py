@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from gpuq import constraint
-from gpuq.model import Gpu, GpuHealth, Inventory, Node, NodeName, Rank, Request
+from gpuq.model import NodeName, Rank, Request
+from gpuq.node import Gpu, GpuHealth, Inventory, Node
 from gpuq.scheduler.near import closest
 from gpuq.states import NodeState
 from gpuq.units import format_size, plural

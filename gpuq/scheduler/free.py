@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gpuq.model import Inventory, Rank
+from gpuq.model import Rank
+from gpuq.node import Inventory
 from gpuq.scheduler.fit import Room
 
 

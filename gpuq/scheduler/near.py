@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from gpuq.model import Inventory
+from gpuq.node import Inventory
 
 _Rows = tuple[tuple[int, str], ...]  # distances by index
 

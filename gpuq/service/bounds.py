@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from gpuq.errors import InvalidRequest
 from gpuq.gpu_use import CURVE_POINTS, ForeignUse, GpuProcess
-from gpuq.model import MAX_GPU_PROCESSES, ExitRecord, Gpu, Inventory, NodeSample
+from gpuq.model import ExitRecord
+from gpuq.node import MAX_GPU_PROCESSES, Gpu, Inventory, NodeSample
 from gpuq.protocol import MAX_AHEAD_SECONDS, MAX_GPUS, MAX_HOLDS, MAX_REPORTS, SyncRequest
 
 MAX_UID = 64  # characters; an attempt's has 20 to 30

@@ -15,7 +15,8 @@ from typing import Any
 from gpuq.changes import Change, PutAttempt, PutJob, PutNode, PutReply, PutSettings
 from gpuq.cluster import Cluster, Snapshot
 from gpuq.errors import Conflict, GpuqError, NoSpace
-from gpuq.model import Job, JobId, NodeName, NodeSample, Now
+from gpuq.model import Job, JobId, NodeName, Now
+from gpuq.node import NodeSample
 from gpuq.protocol import Submission, SyncRequest
 from gpuq.reasons import WaitReason
 from gpuq.scheduler import Explainer, NodeAnswer, Start, by_node, instead, plan, would_stop

@@ -19,7 +19,8 @@ from gpuq.changes import (
     PutToken,
     PutUser,
 )
-from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, Now, User
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, NodeName, Now, User
+from gpuq.node import Node
 from gpuq.settings import Settings
 from gpuq.states import FINAL, JobState
 from gpuq.view import ClusterView, Policy

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from gpuq.cluster import Cluster
 from gpuq.errors import GpuqError, Incompatible, InvalidRequest, NotFound, Unavailable
-from gpuq.model import AttemptUid, NodeName, NodeSample, Now
+from gpuq.model import AttemptUid, NodeName, Now
+from gpuq.node import NodeSample
 from gpuq.protocol import MAX_DESCRIBED, POLL_SECONDS, PROTOCOL, RunOrder, SyncReply, SyncRequest
 from gpuq.service.bounds import check_report
 from gpuq.service.commands import Report

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from gpuq.errors import Conflict, NotFound
-from gpuq.model import Gpu, GpuHealth, Inventory, JobId, Node, NodeName
+from gpuq.model import JobId, NodeName
+from gpuq.node import Gpu, GpuHealth, Inventory, Node
 from gpuq.protocol import GpuPardon
 from gpuq.service.commands import Uncordon
 from gpuq.service.draft import Draft

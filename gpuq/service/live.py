@@ -13,7 +13,8 @@ from typing import Any
 
 from gpuq import arrays
 from gpuq.errors import GpuqError, Unavailable
-from gpuq.model import AttemptUid, Job, JobId, JobSpec, NodeName, NodeSample, Now
+from gpuq.model import AttemptUid, Job, JobId, JobSpec, NodeName, Now
+from gpuq.node import NodeSample
 from gpuq.protocol import Submission, SyncReply, SyncRequest
 from gpuq.scheduler import Explainer, NodeAnswer
 from gpuq.service.board import ENDED_SECONDS, KEPT_ENDED, Board, Ended

@@ -15,13 +15,13 @@ from gpuq.model import (
     EndReason,
     Job,
     JobId,
-    Node,
     NodeName,
     OnLost,
     Rank,
     RankPhase,
     StopKind,
 )
+from gpuq.node import Node
 from gpuq.protocol import MAX_GPUS, UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, StopOrder, StreamOrder, SyncRequest
 from gpuq.service import execution, gpus
 from gpuq.service.commands import Cordon, Drain, EnrolNode, RemoveNode, Report, Silence, Uncordon

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuq.errors import InvalidRequest
-from gpuq.model import Inventory, NodeName, Request
+from gpuq.model import NodeName, Request
+from gpuq.node import Inventory
 from gpuq.scheduler.choose import Chooser
 from gpuq.scheduler.fit import Room
 from gpuq.simulate.pack_trace import WHOLE_GPU

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from gpuq import constraint
 from gpuq.errors import InvalidRequest
-from gpuq.model import Gpu, Inventory, NodeName, Request
+from gpuq.model import NodeName, Request
+from gpuq.node import Gpu, Inventory
 
 # A trace asks for thousandths of a GPU, whatever its memory is, and of a CPU. So every GPU has 1,000 bytes here, of
 # which a share takes its thousandths, and a node a thousand times as many CPUs as it has.

@@ -11,19 +11,8 @@ from dataclasses import dataclass, replace
 from gpuq.changes import PutAttempt, PutJob, PutNode
 from gpuq.cluster import Cluster
 from gpuq.errors import InvalidRequest
-from gpuq.model import (
-    Attempt,
-    AttemptUid,
-    Gpu,
-    Inventory,
-    Job,
-    JobId,
-    Node,
-    NodeName,
-    Now,
-    OnLost,
-    Request,
-)
+from gpuq.model import Attempt, AttemptUid, Job, JobId, NodeName, Now, OnLost, Request
+from gpuq.node import Gpu, Inventory, Node
 from gpuq.scheduler import plan
 from gpuq.scheduler.plan import SCHEMES
 from gpuq.simulate.queue_trace import TracedJob

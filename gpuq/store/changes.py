@@ -19,7 +19,8 @@ from gpuq.changes import (
     PutToken,
     PutUser,
 )
-from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, User
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, NodeName, User
+from gpuq.node import Node
 from gpuq.settings import Settings
 from gpuq.store import attempts, events, jobs, nodes, replies, settings, specs, tokens, users
 

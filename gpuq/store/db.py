@@ -17,7 +17,8 @@ from typing import Any
 
 from gpuq.changes import PutToken
 from gpuq.errors import Conflict, Incompatible
-from gpuq.model import Attempt, Job, JobId, Node, PastRun, User
+from gpuq.model import Attempt, Job, JobId, PastRun, User
+from gpuq.node import Node
 from gpuq.settings import Settings
 from gpuq.spent import SpentHour
 from gpuq.states import JobState

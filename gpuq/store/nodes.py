@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from sqlite3 import Connection
 from typing import Any
 
-from gpuq.model import Inventory, Node, NodeName
+from gpuq.model import NodeName
+from gpuq.node import Inventory, Node
 from gpuq.store.columns import plain_text, record_of, record_text
 
 _PUT = (

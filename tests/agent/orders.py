@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuq.model import (
-    AttemptUid,
-    EndReason,
-    ExitRecord,
-    Gpu,
-    Inventory,
-    Job,
-    JobId,
-    JobSpec,
-    NodeName,
-    OnLost,
-    Rank,
-    Request,
-    StopKind,
-)
+from gpuq.model import AttemptUid, EndReason, ExitRecord, Job, JobId, JobSpec, NodeName, OnLost, Rank, Request, StopKind
+from gpuq.node import Gpu, Inventory
 from gpuq.protocol import RunOrder, StopOrder, SyncReply, SyncRequest
 from gpuq.states import JobState
 

@@ -12,7 +12,8 @@ from agent.directives import Directives
 from agent.holding import Held
 from agent.runs import RunEvent
 from gpuq.accounts import Accounts, JobsOf
-from gpuq.model import AttemptUid, EndReason, ExitRecord, GpuHealth, OnLost, RankPhase, StopKind
+from gpuq.model import AttemptUid, EndReason, ExitRecord, OnLost, RankPhase, StopKind
+from gpuq.node import GpuHealth
 from gpuq.protocol import UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, SyncRequest
 from tests.agent.orders import NODE, exited, inventory, reply_to, run_order, stop_order, uid
 

@@ -8,7 +8,7 @@ import pytest
 
 from agent.faults import FATAL_XIDS, PROBE_SECONDS, Fault, Faults
 from agent.nvml import Device
-from gpuq.model import GpuSample
+from gpuq.node import GpuSample
 
 
 def device(

@@ -4,7 +4,7 @@ import pytest
 
 from agent.selection import ALL, GpuSelection, parse_selection
 from gpuq.errors import InvalidRequest
-from gpuq.model import Gpu
+from gpuq.node import Gpu
 
 GPUS = [Gpu(i, f"GPU-ab0{i}-1", "x", None) for i in range(4)]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuq.model import AttemptUid, Gpu, GpuHealth, GpuSample, NodeSample, RankPhase, StopKind
+from gpuq.model import AttemptUid, RankPhase, StopKind
+from gpuq.node import Gpu, GpuHealth, GpuSample, NodeSample
 from gpuq.protocol import GpuPardon
 from tests.agent.fake_nvml.machine import build_library, gpu, write_state
 from tests.agent.stage import ROOT, Stage, play, staged

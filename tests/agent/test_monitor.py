@@ -13,7 +13,8 @@ from agent.gpus import GpuReading
 from agent.monitor import HostFacts, Monitor, inventory_hash, read_host_facts
 from agent.simulated import SimulatedGpus, parse_simulated
 from agent.tenants import Tenancy
-from gpuq.model import AttemptUid, Gpu, GpuHealth, GpuSample, Inventory, JobId, NodeName, Now
+from gpuq.model import AttemptUid, JobId, NodeName, Now
+from gpuq.node import Gpu, GpuHealth, GpuSample, Inventory
 from gpuq.version import VERSION
 
 HOST = HostFacts("host1", "boot-1", 16, 64 << 30)

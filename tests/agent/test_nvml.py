@@ -15,7 +15,7 @@ from agent.faults import PROBE_SECONDS
 from agent.gpus import RealGpus
 from agent.nvml import REPROBE_SECONDS
 from agent.selection import ALL
-from gpuq.model import Gpu, GpuHealth
+from gpuq.node import Gpu, GpuHealth
 from tests.agent.fake_nvml.machine import DEADLINE_SECONDS, Machine, build_library, gpu
 
 GIB = 1 << 30

@@ -11,7 +11,7 @@ from agent.driver_child import SMI_SECONDS
 from agent.gpus import RealGpus, Remembered
 from agent.nvml import DriverFailing
 from agent.selection import ALL
-from gpuq.model import Gpu, GpuHealth
+from gpuq.node import Gpu, GpuHealth
 
 try:
     import ctypes

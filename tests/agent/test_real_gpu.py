@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuq.model import AttemptUid, GpuHealth, NodeSample
+from gpuq.model import AttemptUid
+from gpuq.node import GpuHealth, NodeSample
 from tests.agent.stage import ROOT, Stage, play, staged
 
 GIB = 1 << 30

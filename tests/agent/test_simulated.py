@@ -6,7 +6,8 @@ import pytest
 
 from agent.simulated import SimulatedGpus, parse_simulated, sample
 from gpuq.errors import InvalidRequest
-from gpuq.model import Gpu, NodeName
+from gpuq.model import NodeName
+from gpuq.node import Gpu
 
 GIB = 1 << 30
 NODE = NodeName("a3")

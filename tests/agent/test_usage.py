@@ -3,7 +3,8 @@ from __future__ import annotations
 from agent.tenants import Tenancy
 from agent.usage import GAP_SECONDS, Meters
 from gpuq.gpu_use import CURVE_POINTS, GpuProcess, GpuReceipt
-from gpuq.model import AttemptUid, GpuSample, JobId
+from gpuq.model import AttemptUid, JobId
+from gpuq.node import GpuSample
 
 A, B = AttemptUid("a"), AttemptUid("b")
 ON_TWO = {A: Tenancy(JobId("1"), (0, 1), 100.0)}

@@ -19,18 +19,8 @@ from gpuq.api.follow import Follow
 from gpuq.api.snapshot import snapshot, snapshot_jobs
 from gpuq.changes import PutToken
 from gpuq.errors import GpuqError, Unavailable
-from gpuq.model import (
-    AttemptUid,
-    EndReason,
-    ExitRecord,
-    Gpu,
-    GpuSample,
-    Inventory,
-    JobId,
-    NodeName,
-    NodeSample,
-    RankPhase,
-)
+from gpuq.model import AttemptUid, EndReason, ExitRecord, JobId, NodeName, RankPhase
+from gpuq.node import Gpu, GpuSample, Inventory, NodeSample
 from gpuq.protocol import PROTOCOL, RankReport, Selection, Submission, SyncRequest
 from gpuq.service.commands import (
     Actor,

@@ -20,7 +20,8 @@ from typing import Any
 from gpuq import codec
 from gpuq.api.auth import new_token
 from gpuq.api.certificates import ensure_certificates
-from gpuq.model import AttemptUid, ExitRecord, Gpu, Inventory, NodeName, NodeSample, RankPhase
+from gpuq.model import AttemptUid, ExitRecord, NodeName, RankPhase
+from gpuq.node import Gpu, Inventory, NodeSample
 from gpuq.protocol import (
     API_PREFIX,
     PROTOCOL,

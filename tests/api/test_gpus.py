@@ -11,7 +11,8 @@ import pytest
 
 from gpuq.enforced import Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess, GpuReceipt
-from gpuq.model import EndReason, ExitRecord, GpuHealth, GpuSample, NodeSample
+from gpuq.model import EndReason, ExitRecord
+from gpuq.node import GpuHealth, GpuSample, NodeSample
 from gpuq.protocol import GpuPardon
 from tests.api.server import Agent, Running
 

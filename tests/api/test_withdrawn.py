@@ -22,7 +22,8 @@ from gpuq.api.auth import new_token
 from gpuq.api.calls import Site
 from gpuq.api.certificates import ensure_certificates
 from gpuq.api.follow import Check, Follow
-from gpuq.model import Inventory, NodeName
+from gpuq.model import NodeName
+from gpuq.node import Inventory
 from gpuq.protocol import API_PREFIX, PROTOCOL, REQUEST_ID_HEADER, Submission, SyncReply, SyncRequest
 from gpuq.service.commands import (
     Actor,

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpuq import changes, gpu_use, model, protocol, spec
+from gpuq import changes, gpu_use, model, node, protocol, spec
 from gpuq.codec import decode, encode
 from gpuq.errors import InvalidRequest
-from gpuq.model import Gpu, Job, JobSpec, NodeSample, OnLost, Rank, Stop, StopKind
+from gpuq.model import Job, JobSpec, OnLost, Rank, Stop, StopKind
+from gpuq.node import Gpu, NodeSample
 from gpuq.protocol import RankReport, Submission, SyncReply, SyncRequest
 from gpuq.states import JobState
 
 CLASSES = [
     cls
-    for module in (gpu_use, spec, model, changes, protocol)
+    for module in (gpu_use, spec, model, node, changes, protocol)
     for cls in vars(module).values()
     if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
     if cls is not model.PastRun  # stays in memory

@@ -6,7 +6,7 @@ import pytest
 
 from gpuq.constraint import MAX_CONSTRAINT, holds, label, normal
 from gpuq.errors import InvalidRequest
-from gpuq.model import Gpu, Inventory
+from gpuq.node import Gpu, Inventory
 
 GPUS = (Gpu(0, "u0", "NVIDIA H100 80GB HBM3", 80 << 30),)
 LABELS = {"nvlink": "", "rack": "7", "cuda": "12.4"}

@@ -4,20 +4,8 @@ import dataclasses
 import json
 
 from gpuq.codec import decode, encode
-from gpuq.model import (
-    AttemptUid,
-    EndReason,
-    ExitRecord,
-    Gpu,
-    Inventory,
-    Job,
-    JobId,
-    JobSpec,
-    NodeName,
-    Rank,
-    RankPhase,
-    Request,
-)
+from gpuq.model import AttemptUid, EndReason, ExitRecord, Job, JobId, JobSpec, NodeName, Rank, RankPhase, Request
+from gpuq.node import Gpu, Inventory
 from gpuq.protocol import (
     MAX_ARGUMENT_BYTES,
     MAX_BODY_BYTES,

@@ -7,7 +7,8 @@ from dataclasses import replace
 from gpuq.accounts import Accounts, JobsOf, Refusal
 from gpuq.changes import PutNode
 from gpuq.codec import decode, encode
-from gpuq.model import EndReason, ExitRecord, Inventory, JobId, Node, Request
+from gpuq.model import EndReason, ExitRecord, JobId, Request
+from gpuq.node import Inventory, Node
 from gpuq.scheduler import by_node
 from gpuq.scheduler.fit import fits, rooms
 from gpuq.service.commands import Actor

@@ -10,7 +10,8 @@ from itertools import combinations
 
 import pytest
 
-from gpuq.model import Gpu, NodeName, Rank, Request
+from gpuq.model import NodeName, Rank, Request
+from gpuq.node import Gpu
 from gpuq.scheduler.choose import Chooser
 from gpuq.scheduler.fit import Room, fits, matching
 from gpuq.scheduler.free import after, free_of, kind_of

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpuq.model import Inventory
+from gpuq.node import Inventory
 from gpuq.scheduler.near import closest
 from tests.service.builders import Desk, a_node, an_inventory
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gpuq.model import Gpu, GpuHealth, JobId, NodeName
+from gpuq.model import JobId, NodeName
+from gpuq.node import Gpu, GpuHealth
 from gpuq.reasons import WaitCode
 from gpuq.scheduler import plan
 from gpuq.states import ACTIVE, JobState, NodeState

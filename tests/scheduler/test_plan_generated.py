@@ -10,7 +10,8 @@ import pytest
 
 from gpuq.changes import PutJob, PutNode
 from gpuq.cluster import Cluster
-from gpuq.model import Gpu, GpuHealth, Job, JobId, NodeName, Request
+from gpuq.model import Job, JobId, NodeName, Request
+from gpuq.node import Gpu, GpuHealth
 from gpuq.reasons import WaitCode
 from gpuq.scheduler import Explainer, by_node, plan
 from gpuq.scheduler.fit import empty, fits, rooms

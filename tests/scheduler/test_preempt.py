@@ -14,7 +14,8 @@ from gpuq.changes import PutJob, PutNode, PutSettings
 from gpuq.cluster import Cluster
 from gpuq.document import read
 from gpuq.errors import InvalidRequest
-from gpuq.model import Attempt, GpuHealth, Job, JobId, NodeName, StopKind
+from gpuq.model import Attempt, Job, JobId, NodeName, StopKind
+from gpuq.node import GpuHealth
 from gpuq.reasons import WaitCode
 from gpuq.scheduler import plan
 from gpuq.scheduler.fit import Room, fits, rooms

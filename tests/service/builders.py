@@ -6,21 +6,8 @@ from typing import Any
 
 from gpuq.changes import AddEvent, PutAttempt, PutJob, PutNode
 from gpuq.cluster import Cluster
-from gpuq.model import (
-    Attempt,
-    AttemptUid,
-    EndReason,
-    ExitRecord,
-    Gpu,
-    Inventory,
-    Job,
-    JobId,
-    Node,
-    NodeName,
-    Now,
-    RankPhase,
-    StopKind,
-)
+from gpuq.model import Attempt, AttemptUid, EndReason, ExitRecord, Job, JobId, NodeName, Now, RankPhase, StopKind
+from gpuq.node import Gpu, Inventory, Node
 from gpuq.protocol import RankReport, Selection, Submission, SyncRequest
 from gpuq.reasons import WaitReason
 from gpuq.scheduler import explain

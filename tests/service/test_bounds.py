@@ -10,7 +10,8 @@ import pytest
 
 from gpuq.accounts import Accounts, JobsOf, Refusal
 from gpuq.errors import Conflict, InvalidRequest
-from gpuq.model import AttemptUid, Gpu, GpuSample, NodeName, NodeSample, RankPhase
+from gpuq.model import AttemptUid, NodeName, RankPhase
+from gpuq.node import Gpu, GpuSample, NodeSample
 from gpuq.protocol import MAX_DESCRIBED, MAX_GPUS, MAX_HOLDS, MAX_REPORTS, RankReport, Submission, SyncRequest
 from gpuq.service.bounds import MAX_REFUSED, MAX_UID, MAX_WORDS, check_report
 from gpuq.service.commands import Submit

@@ -9,7 +9,8 @@ import pytest
 
 from gpuq.errors import Conflict, NotAuthorised, NotFound
 from gpuq.gpu_use import ForeignUse
-from gpuq.model import EndReason, ExitRecord, Gpu, GpuHealth, Inventory, NodeName, StopKind
+from gpuq.model import EndReason, ExitRecord, NodeName, StopKind
+from gpuq.node import Gpu, GpuHealth, Inventory
 from gpuq.protocol import GpuPardon, SyncRequest
 from gpuq.reasons import WaitCode
 from gpuq.service.commands import Uncordon

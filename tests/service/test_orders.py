@@ -13,7 +13,6 @@ from gpuq.model import (
     AttemptUid,
     EndReason,
     ExitRecord,
-    Gpu,
     Job,
     JobId,
     JobSpec,
@@ -24,6 +23,7 @@ from gpuq.model import (
     Request,
     StopKind,
 )
+from gpuq.node import Gpu
 from gpuq.protocol import UNKNOWN_RANK, RankReport, RunOrder, SyncRequest
 from gpuq.service.nodes import Orders, orders
 from gpuq.states import JobState

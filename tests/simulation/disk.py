@@ -21,7 +21,8 @@ from gpuq.changes import (
     PutToken,
     PutUser,
 )
-from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Node, NodeName, PastRun, User
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, NodeName, PastRun, User
+from gpuq.node import Node
 from gpuq.settings import Settings
 from gpuq.spent import SpentHour
 from gpuq.states import FINAL, JobState

@@ -11,19 +11,8 @@ from agent.actions import Accept, Action, Bar, Connect, Drop, Extend, Go, Pardon
 from agent.directives import Directives
 from agent.holding import Held
 from agent.runs import RunEvent
-from gpuq.model import (
-    AttemptUid,
-    EndReason,
-    ExitRecord,
-    Gpu,
-    GpuHealth,
-    Inventory,
-    JobId,
-    NodeName,
-    OnLost,
-    RankPhase,
-    StopKind,
-)
+from gpuq.model import AttemptUid, EndReason, ExitRecord, JobId, NodeName, OnLost, RankPhase, StopKind
+from gpuq.node import Gpu, GpuHealth, Inventory
 from gpuq.protocol import POLL_SECONDS, RunOrder, StreamOrder, SyncReply, SyncRequest
 from tests.simulation.clock import WALL_ZERO, Clock
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from gpuq.changes import PutNode, PutSettings
 from gpuq.errors import GpuqError, Unavailable
-from gpuq.model import Dependency, DependencyKind, JobId, Node, NodeName, OnLost
+from gpuq.model import Dependency, DependencyKind, JobId, NodeName, OnLost
+from gpuq.node import Node
 from gpuq.protocol import Selection, StreamOrder, Submission, SyncReply, SyncRequest
 from gpuq.service.commands import Actor, Cancel, Cordon, Drain, Hold, Release, Requeue, Submit, Uncordon, UserCommand
 from gpuq.service.controller import Controller

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from gpuq import model
 from gpuq.changes import AddEvent, PutAttempt, PutNode, PutReply, PutToken
 from gpuq.model import Job, JobId, JobSpec, NodeName, User
+from gpuq.node import Node
 from gpuq.settings import Settings
 from gpuq.states import FINAL
 from gpuq.store import Store, attempts, events, jobs, nodes, replies, settings, specs, tokens, users
@@ -120,8 +121,8 @@ def test_any_attempt_is_read_back_equal(conn: sqlite3.Connection, attempt: model
         assert attempts.live(conn) == ([attempt] if attempt.live else [])
 
 
-@given(records(model.Node))
-def test_any_node_is_read_back_equal(conn: sqlite3.Connection, node: model.Node) -> None:
+@given(records(Node))
+def test_any_node_is_read_back_equal(conn: sqlite3.Connection, node: Node) -> None:
     with undone(conn):
         nodes.put(conn, [replace(node, cordon_text="before")])
         nodes.put(conn, [node])
@@ -186,9 +187,9 @@ def test_a_job_that_was_given_away_is_the_others_and_stays_so(conn: sqlite3.Conn
 
 def test_a_node_that_was_dropped_is_gone(conn: sqlite3.Connection) -> None:
     with undone(conn):
-        nodes.put(conn, [model.Node(NodeName("n1")), model.Node(NodeName("n2"))])
+        nodes.put(conn, [Node(NodeName("n1")), Node(NodeName("n2"))])
         nodes.drop(conn, [NodeName("n1")])
-        assert nodes.every(conn) == [model.Node(NodeName("n2"))]
+        assert nodes.every(conn) == [Node(NodeName("n2"))]
 
 
 @given(NUMBER, st.none() | st.integers(0, 2**31 - 1))
@@ -224,7 +225,7 @@ def test_everything_is_there_after_the_file_was_closed_and_opened_again(
     path: Path, store: Store, running: RunningWriter
 ) -> None:
     attempt = an_attempt("aa", "2")
-    node = model.Node(NodeName("n1"), boot_id="b")
+    node = Node(NodeName("n1"), boot_id="b")
     token = PutToken("t1", "hash", "user", "ada", None, 1.0, None)
     running.write(1, *a_submit(1))
     running.write(2, *a_submit(2), PutAttempt(attempt), PutNode(node), token)

@@ -17,7 +17,7 @@ import pytest
 from agent.faults import Kept
 from agent.gpus import Remembered
 from gpuq.codec import decode, encode
-from gpuq.model import Gpu
+from gpuq.node import Gpu
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_SECONDS = 0.5
