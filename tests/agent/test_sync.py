@@ -12,7 +12,7 @@ import pytest
 from agent.actions import Accept, RecordEnd
 from agent.directives import Directives
 from agent.runs import RunEvent
-from agent.sync import FUTILE_ANSWERS, REFUSED_SECONDS, RETRY_MAX_SECONDS, Exchange
+from agent.sync import FUTILE_ANSWERS, GATHER_SECONDS, REFUSED_SECONDS, RETRY_MAX_SECONDS, Exchange
 from gpuq.errors import GpuqError, Incompatible, NotAuthenticated, Unavailable, Unreachable
 from gpuq.model import AttemptUid, ExitRecord, RankPhase
 from gpuq.protocol import POLL_SECONDS, RunOrder, SyncReply, SyncRequest
@@ -104,7 +104,8 @@ class Node:
             self.news.set()
 
     async def pause(self, seconds: float) -> None:
-        self.pauses.append(seconds)
+        if seconds != GATHER_SECONDS:
+            self.pauses.append(seconds)
         await asyncio.sleep(0)
 
 
@@ -164,6 +165,34 @@ def test_every_request_but_the_first_offers_to_wait_the_whole_poll() -> None:
         assert set(others) == {POLL_SECONDS}
 
     play(scene)
+
+
+def test_the_request_behind_orders_waits_for_news_but_not_for_ever() -> None:
+    over = asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        await over.wait()
+
+    async def scene(controller: FakeController, node: Node) -> None:
+        controller.order(run_order("x"))
+        await until(lambda: "x" in controller.accepted)
+        node.ends("x", 0)
+        await until(lambda: not node.directives.holds)
+        asked = len(controller.requests)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(controller.requests) == asked
+        node.news.set()
+        await until(lambda: len(controller.requests) == asked + 1)
+        controller.order(run_order("y"))
+        await until(lambda: "y" in controller.accepted)
+        node.ends("y", 0)
+        await until(lambda: not node.directives.holds)
+        asked = len(controller.requests)
+        over.set()
+        await until(lambda: len(controller.requests) == asked + 1)
+
+    play(scene, pause)
 
 
 def test_at_most_two_requests_are_out_however_much_happens() -> None:
