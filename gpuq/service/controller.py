@@ -129,11 +129,16 @@ class Controller:
     # ------------------------------------------------------------ deciding and what follows
 
     def _apply(self, changes: tuple[Change, ...]) -> int:
-        number = self.commit.apply(changes)
+        number = self._commit(changes)
         if any(isinstance(change, PutSettings) for change in changes):
             self._follow_settings()
         if any(isinstance(change, (PutJob, PutAttempt, PutNode)) for change in changes):
             self._follow_up()
+        return number
+
+    def _commit(self, changes: tuple[Change, ...]) -> int:
+        number = self.commit.apply(changes)
+        self._exchange.note(changes)
         return number
 
     def _follow_settings(self) -> None:
@@ -149,8 +154,8 @@ class Controller:
         self._plan_due = False
         if self._life.paused is not None:
             return
-        if self.view.ready():
-            self.commit.apply(self._decide(Schedule(self._seed(), self._preempts)))
+        if self.view.fronts():
+            self._commit(self._decide(Schedule(self._seed(), self._preempts)))
             self._preempts = False
         self._exchange.push()
 
@@ -175,7 +180,7 @@ class Controller:
         self._carry_out(Tick())
         self._life.ordered.intersection_update(self.view.attempts)
         self._preempts = True
-        if self.view.ready():
+        if self.view.fronts():
             self._follow_up()  # a node may have come up, or a suspect one returned, without a change of its own
         self._exchange.expire(now)
 
