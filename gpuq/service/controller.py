@@ -27,6 +27,7 @@ from gpuq.service.exchange import Exchange, Life, SyncAnswer
 from gpuq.service.liveness import Liveness
 from gpuq.service.pipes import Stream, Streams
 from gpuq.service.records import Lookup, Records
+from gpuq.states import NodeState
 from gpuq.view import Placement, Policy
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _ASKED = "gpuq-asked"  # the key, in a stored answer, of what was asked; no answer has it
 
 Answer = Callable[[dict[str, Any] | GpuqError], None]
+_From = tuple[int, dict[NodeName, NodeState]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Controller:
             self.commit, self._records, self._life, policy, snapshot.epoch, clock, self._carry_out, self._follow_up
         )
         self._plan_due = False
+        self._planned: _From | None = None  # what the last plan was made from, if it lasts
         # Once a second: whom to stop takes longer to find out than all else, and grace is counted in seconds anyway.
         self._preempts = True
 
@@ -155,9 +158,24 @@ class Controller:
         if self._life.paused is not None:
             return
         if self.view.fronts():
-            self._commit(self._decide(Schedule(self._seed(), self._preempts)))
+            if not self._plan_lasts():
+                self._plan()
             self._preempts = False
         self._exchange.push()
+
+    def _plan(self) -> None:
+        decision = decide(self.view, Schedule(self._seed(), self._preempts), self._clock(), self.policy)
+        self._commit(decision.changes)
+        self._planned = self._planned_from() if decision.reply["lasts"] else None
+
+    def _plan_lasts(self) -> bool:
+        """Whether another plan would start and stop nobody either, however much time has passed: nothing changed."""
+        known = self._planned
+        return known is not None and known[0] == self.commit.last and known == self._planned_from()
+
+    def _planned_from(self) -> _From:
+        """All that an empty plan that lasts was made from."""
+        return self.commit.last, {name: self.view.node_state(name) for name in self.view.nodes}
 
     def _carry_out(self, command: Command) -> None:
         self._apply(self._decide(command))
@@ -244,6 +262,7 @@ class Controller:
         hint = "nothing was changed; repeat the request when there is space again"
         self._life.paused = error = NoSpace(why, hint)
         self.commit.rolled_back(self._cluster_of(self._load()), error)
+        self._planned = None  # numbers are given out again
         self._follow_settings()
         self._exchange.refuse_all(error)
 

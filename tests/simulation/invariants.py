@@ -6,11 +6,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from gpuq.cluster import Cluster
-from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, JobId, OnLost, Rank, StopKind
+from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, JobId, Now, OnLost, Rank, StopKind
 from gpuq.scheduler import plan
 from gpuq.states import FINAL, JobState
+from gpuq.view import Plan
 from tests.simulation.machines import GPU_BYTES, Process
 from tests.simulation.world import PATIENCE_SECONDS, TROUBLE_SECONDS, Broken, World, release_held
+
+A_DAY = 86_400.0
 
 
 @dataclass(slots=True)
@@ -158,8 +161,12 @@ def check_slowly(world: World) -> None:
     if writer.idle and Cluster.load(world.host.disk, controller.view.volatile) != controller.view:  # 8
         raise Broken("8: memory and disk disagree")
     now = world.clock.now()
-    if plan(controller.view, now, world.policy) != plan(controller.view, now, world.policy):  # 10
+    planned = plan(controller.view, now, world.policy)
+    if planned != plan(controller.view, now, world.policy):  # 10
         raise Broken("10: the same view gave two plans")
+    later = Now(now.monotonic + A_DAY, now.wall + A_DAY)
+    if planned.lasts and plan(controller.view, later, world.policy) != Plan(lasts=True):
+        raise Broken("10: a plan that was to last did not")
     names = Counter(job.name for job in world.host.disk.all_jobs.values() if job.index is None)
     if any(count > 1 for count in names.values()):
         raise Broken("2: one submit made two jobs")
