@@ -168,6 +168,7 @@ class Plan:
     reserved: tuple[Reserved, ...] = ()
     preemptions: tuple[Preemption, ...] = ()
     vain: tuple[JobId, ...] = ()  # jobs whose claim cannot come true any more
+    lasts: bool = False  # whether it is empty, and so at any later time, while view and states of nodes are the same
 
 
 @dataclass(frozen=True, slots=True)

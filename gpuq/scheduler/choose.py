@@ -131,7 +131,8 @@ class Chooser:
         """Equal for requests that ask the same of any one node."""
         shape = self._shapes.get(request)
         if shape is None:
-            of_one = replace(request, nodes=1, only_nodes=(), not_nodes=())
+            plain = request.nodes == 1 and not request.only_nodes and not request.not_nodes
+            of_one = request if plain else replace(request, nodes=1, only_nodes=(), not_nodes=())
             shape = self._shapes[request] = self._shapes.setdefault(of_one, _Shape(len(self._shapes)))
         return shape
 

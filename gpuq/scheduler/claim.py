@@ -23,6 +23,10 @@ class Claims:
     placements: tuple[Placement, ...]  # of those whose room is all there
     vain: tuple[JobId, ...]  # those whose claim does not: it is to be forgotten
 
+    @property
+    def any(self) -> bool:
+        return bool(self.jobs or self.vain)
+
 
 def settle(view: ClusterView, now: Now, policy: Policy) -> Claims:
     """Which claims stand, and what they leave to others.

@@ -94,10 +94,10 @@ def rooms(view: ClusterView, policy: Policy) -> list[Room]:
             view.free_gpus(name),
             view.free_cpus(name),
             view.free_memory_bytes(name),
-            policy.max_ranks_per_node - view.ranks_on(name),
+            policy.max_ranks_per_node - (busy := view.ranks_on(name)),
             _closed(view, node),
             dict(view.free_shares(name)),
-            view.ranks_on(name),
+            busy,
             view.taken_alone(name),
         )
         for name, node in sorted(view.nodes.items())

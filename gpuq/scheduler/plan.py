@@ -21,7 +21,7 @@ from gpuq.scheduler.claim import Claims, settle
 from gpuq.scheduler.fit import Room, empty, fits
 from gpuq.scheduler.limits import startable
 from gpuq.scheduler.order import Key, Order
-from gpuq.scheduler.preempt import preemptions
+from gpuq.scheduler.preempt import nobody_ever, preemptions
 from gpuq.scheduler.quota import Quotas
 from gpuq.view import ClusterView, Placement, Plan, Policy, Reserved
 
@@ -72,11 +72,12 @@ def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[O
     claims = settle(view, now, policy)
     open_rooms = [room for room in claims.rooms if not room.closed and room.ranks > 0]
     if not open_rooms:
-        return Plan(claims.placements, vain=claims.vain)
+        return Plan(claims.placements, vain=claims.vain, lasts=not claims.any)
     placing = _Pass(view, now, policy, scheme, open_rooms, claims)
     placing.run()
     stops = preemptions(view, now, policy, scheme.order, claims, placing.placements) if preempts else ()
-    return Plan((*claims.placements, *placing.placements), placing.reserved, stops, claims.vain)
+    lasts = placing.found_no_room and not claims.any and nobody_ever(view)
+    return Plan((*claims.placements, *placing.placements), placing.reserved, stops, claims.vain, lasts)
 
 
 class _Pass:
@@ -92,6 +93,7 @@ class _Pass:
         self._claiming = {job.lane for job in claims.jobs.values()}
         self._started = Counter(job.array_id for job in claims.jobs.values())  # elements placed, by array
         self._quotas = Quotas(view, now, claims.jobs.values())
+        self.found_no_room = False  # for anyone who waits, whatever time it is
         self._full: set[Request] = set()  # for which no room is left
         self._full_beside: set[Request] = set()  # for which none is left beside what is kept
         self._reservation: Reservation | None = None
@@ -107,7 +109,8 @@ class _Pass:
     def run(self) -> None:
         waiting = self._view.fronts()
         self._full = {request for request in waiting if self._chooser.choose(request) is None}
-        if len(self._full) == len(waiting):
+        self.found_no_room = len(self._full) == len(waiting)
+        if self.found_no_room:
             return  # most passes of a busy cluster: nothing fits, whatever comes first
         key = self._scheme.order(self._view, self._now)
         heads = self._heads(waiting, key)

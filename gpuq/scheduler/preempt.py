@@ -19,7 +19,7 @@ from gpuq.scheduler.fit import Room, allowed, empty, fits, rank_on, rooms
 from gpuq.scheduler.limits import startable
 from gpuq.scheduler.order import Key, Order
 from gpuq.scheduler.quota import Quotas
-from gpuq.scheduler.victims import Cost, Victim, cheapest, least, stoppable, total, without
+from gpuq.scheduler.victims import Cost, Victim, cheapest, least, stoppable, total, without, yielding
 from gpuq.view import ClusterView, Placement, Policy, Preemption
 
 _MOST_JOBS = 1_000  # looked at in one plan, and _MOST_SEARCHES of them closely: 10 ms each on 1,000 nodes
@@ -52,11 +52,24 @@ def preemptions(
     return tuple(found)
 
 
+def nobody_ever(view: ClusterView) -> bool:
+    """Whether nobody can be stopped for anybody who waits, at whatever time, until the view changes."""
+    lowest = min((band for _, _, band in yielding(view)), default=None)
+    if lowest is None:
+        return True
+    above = _above(view, lowest)
+    return not any(lane.queue in above for lanes in view.fronts().values() for lane in lanes)
+
+
+def _above(view: ClusterView, lowest: int) -> set[str]:
+    return {queue.name for queue in view.settings.known_queues if queue.priority > lowest}
+
+
 def _waiting(
     view: ClusterView, now: Now, key: Order, claims: Claims, placements: list[Placement], lowest: int
 ) -> Iterator[tuple[Job, int | None]]:
     """The first of those that wait in queues above this priority, in their order; of an array element by element."""
-    above = {queue.name for queue in view.settings.known_queues if queue.priority > lowest}
+    above = _above(view, lowest)
     placed = {(placement.job, placement.index) for placement in placements}
     taken = [*claims.jobs.values(), *(job for id, _ in placed if (job := view.job(id)) is not None)]
     started = Counter(job.array_id for job in taken)

@@ -6,11 +6,11 @@ What counts is the GPU-time that is thrown away, and of equal losses how many ar
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from gpuq.model import Attempt, NodeName, Now, Rank, Request
+from gpuq.model import Attempt, Job, NodeName, Now, Rank, Request
 from gpuq.scheduler.fit import Room, fits, matching
 from gpuq.states import JobState
 from gpuq.view import ClusterView
@@ -42,22 +42,27 @@ class Victim:
         return self.cost, -self.number, self.attempt.uid
 
 
-def stoppable(view: ClusterView, now: Now) -> list[Victim]:
-    """Whoever may be stopped, the cheapest first."""
+def yielding(view: ClusterView) -> Iterator[tuple[Attempt, Job, int]]:
+    """Whoever may be stopped, now or later, with the priority of its queue."""
     bands = {queue.name: queue.priority for queue in view.settings.known_queues if queue.preemptible}
     if not bands:
-        return []
-    again = view.settings.cluster.preempt_again_after
-    found = []
+        return
     for attempt in view.attempts.values():
         job = view.job(attempt.job)
         if job is None or job.queue not in bands or attempt.stop is not None or job.state not in _STOPPABLE:
             continue
+        if job.requeue and job.losses_used < job.max_losses:
+            yield attempt, job, bands[job.queue]
+
+
+def stoppable(view: ClusterView, now: Now) -> list[Victim]:
+    """Whoever may be stopped now, the cheapest first."""
+    again = view.settings.cluster.preempt_again_after
+    found = []
+    for attempt, job, band in yielding(view):
         ran = max(0.0, now.wall - attempt.granted_at)
-        if not job.requeue or job.losses_used >= job.max_losses or (job.losses_used and ran < again):
-            continue
-        cost = Cost(round(ran) * max(1, job.request.gpus), 1)
-        found.append(Victim(attempt, bands[job.queue], cost, job.number))
+        if not job.losses_used or ran >= again:
+            found.append(Victim(attempt, band, Cost(round(ran) * max(1, job.request.gpus), 1), job.number))
     return sorted(found, key=lambda victim: victim.key)
 
 

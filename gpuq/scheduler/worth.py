@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from gpuq import constraint
@@ -74,6 +75,7 @@ def asks(demand: Mapping[Request, int], free: Mapping[Kind, float]) -> dict[Kind
     return {kind: _few(kind, mix) for kind, mix in weights.items()}
 
 
+@lru_cache(maxsize=4096)  # kinds of nodes and of GPUs asked for are few, and both stay as they are
 def _accepts(kind: Kind, which: _Which) -> bool:
     if which.constraint and not constraint.holds(which.constraint, kind.inventory):
         return False
@@ -98,9 +100,10 @@ def _few(kind: Kind, mix: Mapping[Ask, float]) -> Asks:
     )
 
 
-def _sizes(gpus: int) -> Iterable[int]:
+@lru_cache(maxsize=64)
+def _sizes(gpus: int) -> tuple[int, ...]:
     """1, 2, 4 ... and all of a node's."""
-    return sorted({1 << bit for bit in range(gpus.bit_length())} | {gpus})
+    return tuple(sorted({1 << bit for bit in range(gpus.bit_length())} | {gpus}))
 
 
 def _step(value: float, to_double: int) -> float:

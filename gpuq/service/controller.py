@@ -27,6 +27,7 @@ from gpuq.service.exchange import Exchange, Life, SyncAnswer
 from gpuq.service.liveness import Liveness
 from gpuq.service.pipes import Stream, Streams
 from gpuq.service.records import Lookup, Records
+from gpuq.states import NodeState
 from gpuq.view import Placement, Policy
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _ASKED = "gpuq-asked"  # the key, in a stored answer, of what was asked; no answer has it
 
 Answer = Callable[[dict[str, Any] | GpuqError], None]
+_From = tuple[int, dict[NodeName, NodeState]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Controller:
             self.commit, self._records, self._life, policy, snapshot.epoch, clock, self._carry_out, self._follow_up
         )
         self._plan_due = False
+        self._planned: _From | None = None  # what the last plan was made from, if it lasts
         # Once a second: whom to stop takes longer to find out than all else, and grace is counted in seconds anyway.
         self._preempts = True
 
@@ -129,11 +132,16 @@ class Controller:
     # ------------------------------------------------------------ deciding and what follows
 
     def _apply(self, changes: tuple[Change, ...]) -> int:
-        number = self.commit.apply(changes)
+        number = self._commit(changes)
         if any(isinstance(change, PutSettings) for change in changes):
             self._follow_settings()
         if any(isinstance(change, (PutJob, PutAttempt, PutNode)) for change in changes):
             self._follow_up()
+        return number
+
+    def _commit(self, changes: tuple[Change, ...]) -> int:
+        number = self.commit.apply(changes)
+        self._exchange.note(changes)
         return number
 
     def _follow_settings(self) -> None:
@@ -149,10 +157,25 @@ class Controller:
         self._plan_due = False
         if self._life.paused is not None:
             return
-        if self.view.ready():
-            self.commit.apply(self._decide(Schedule(self._seed(), self._preempts)))
+        if self.view.fronts():
+            if not self._plan_lasts():
+                self._plan()
             self._preempts = False
         self._exchange.push()
+
+    def _plan(self) -> None:
+        decision = decide(self.view, Schedule(self._seed(), self._preempts), self._clock(), self.policy)
+        self._commit(decision.changes)
+        self._planned = self._planned_from() if decision.reply["lasts"] else None
+
+    def _plan_lasts(self) -> bool:
+        """Whether another plan would start and stop nobody either, however much time has passed: nothing changed."""
+        known = self._planned
+        return known is not None and known[0] == self.commit.last and known == self._planned_from()
+
+    def _planned_from(self) -> _From:
+        """All that an empty plan that lasts was made from."""
+        return self.commit.last, {name: self.view.node_state(name) for name in self.view.nodes}
 
     def _carry_out(self, command: Command) -> None:
         self._apply(self._decide(command))
@@ -175,7 +198,7 @@ class Controller:
         self._carry_out(Tick())
         self._life.ordered.intersection_update(self.view.attempts)
         self._preempts = True
-        if self.view.ready():
+        if self.view.fronts():
             self._follow_up()  # a node may have come up, or a suspect one returned, without a change of its own
         self._exchange.expire(now)
 
@@ -239,6 +262,7 @@ class Controller:
         hint = "nothing was changed; repeat the request when there is space again"
         self._life.paused = error = NoSpace(why, hint)
         self.commit.rolled_back(self._cluster_of(self._load()), error)
+        self._planned = None  # numbers are given out again
         self._follow_settings()
         self._exchange.refuse_all(error)
 

@@ -94,5 +94,5 @@ def _dispatch(draft: Draft, command: Command) -> dict[str, Any] | None:
         case Tick():
             tick.tick(draft)
         case Schedule():
-            tick.schedule(draft, command)
+            return tick.schedule(draft, command)
     return None

@@ -7,9 +7,10 @@ time, from the view and what the agent last said (`nodes.orders`), so nothing he
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from gpuq.changes import Change, DropNode, PutAttempt, PutJob, PutNode
 from gpuq.cluster import Cluster
 from gpuq.errors import GpuqError, Incompatible, InvalidRequest, NotFound, Unavailable
 from gpuq.model import AttemptUid, NodeName, Now
@@ -101,6 +102,7 @@ class Exchange:
         self._policy, self._epoch, self._clock = policy, epoch, clock
         self._take, self._came_up = take, came_up
         self._peers: dict[NodeName, _Peer] = {}
+        self._touched: set[NodeName] = set()  # what they are to be told may have changed since the last push
         self._stopping = False
 
     @property
@@ -129,9 +131,10 @@ class Exchange:
         peer.incarnation, peer.sequence = request.incarnation, request.sequence
         wait = 0.0 if self._stopping else min(max(request.wait_seconds, 0.0), POLL_SECONDS)
         poll = _Poll(request, self._unknown_after(request), answer, now.monotonic + wait)
-        self._heard(name, peer, poll, now)
+        due = self._orders(name, poll)
+        self._heard(name, peer, poll, now, due.unexplained)
         peer.poll = poll
-        self._answer(name, peer, only_if_urgent=wait > 0)
+        self._answer(name, peer, due, only_if_urgent=wait > 0)
 
     def _refusal(self, name: NodeName, request: SyncRequest, now: Now) -> GpuqError | None:
         """Why nothing of a request is taken, if so."""
@@ -156,12 +159,11 @@ class Exchange:
         strangers = (uid for uid in gone if uid not in ended and not self._commit.ended_attempt(uid))
         return frozenset(uid for uid in strangers if self._view.attempt(uid) is None)
 
-    def _heard(self, name: NodeName, peer: _Peer, poll: _Poll, now: Now) -> None:
+    def _heard(self, name: NodeName, peer: _Peer, poll: _Poll, now: Now, unexplained: tuple[AttemptUid, ...]) -> None:
         """Notes that the node lives and what it says of itself."""
         liveness, request = self._life.liveness, poll.request
         was_up = liveness.state(name) is NodeState.UP
         liveness.now = max(liveness.now, now.monotonic)
-        unexplained = self._orders(name, poll).unexplained
         if unexplained and name not in liveness.unexplained:
             first = ",".join(unexplained[:_LOGGED])
             logger.warning("node.unexplained node=%s count=%d first=%s", name, len(unexplained), first)
@@ -183,11 +185,30 @@ class Exchange:
 
     # ------------------------------------------------------------ out
 
+    def note(self, changes: Iterable[Change]) -> None:
+        """Takes note of changes that were applied, so that `push` looks at the nodes they concern and at no others."""
+        for change in changes:
+            if isinstance(change, PutAttempt):
+                self._touched.update([rank.node for rank in change.attempt.ranks])
+            elif isinstance(change, PutJob):
+                attempt = self._view.attempt_of(change.job.id)
+                if attempt is not None:
+                    self._touched.update([rank.node for rank in attempt.ranks])
+            elif isinstance(change, PutNode):
+                self._touched.add(change.node.name)
+            elif isinstance(change, DropNode):
+                self._touched.add(change.name)
+
     def push(self) -> None:
-        """Answers the held polls for which there are orders now."""
+        """Answers the held polls for which there are orders now.
+
+        Each was looked at when it came, so only what was touched since is; and what holds attempts that are not on
+        record, for what is said of those hangs on other nodes' as well.
+        """
+        touched, self._touched = self._touched | self._life.liveness.unexplained, set()
         for name, peer in self._peers.items():
-            if peer.poll is not None:
-                self._answer(name, peer, only_if_urgent=True)
+            if peer.poll is not None and (name in touched or self._life.streams.due(name)):
+                self._answer(name, peer, self._orders(name, peer.poll), only_if_urgent=True)
 
     def expire(self, now: Now) -> None:
         """Answers the held polls whose time is up; forgets nodes that were removed, after a last answer."""
@@ -195,7 +216,7 @@ class Exchange:
             self._release(self._peers.pop(gone))
         for name, peer in self._peers.items():
             if peer.poll is not None and now.monotonic >= peer.poll.deadline:
-                self._answer(name, peer, only_if_urgent=False)
+                self._answer(name, peer, self._orders(name, peer.poll), only_if_urgent=False)
 
     def release_all(self) -> None:
         """Answers every held poll, and holds no other, for a controller that is about to stop."""
@@ -240,13 +261,13 @@ class Exchange:
             fresh = list(wanted)
         return tuple(fresh[:MAX_DESCRIBED])
 
-    def _answer(self, name: NodeName, peer: _Peer, only_if_urgent: bool) -> None:
+    def _answer(self, name: NodeName, peer: _Peer, due: Orders, only_if_urgent: bool) -> None:
         """Starts the answer of a held poll: what it says is fixed now and leaves when this state is durable."""
         poll = peer.poll
         if poll is None or poll.answering:
             return
-        due = self._orders(name, poll)
-        due = replace(due, describe=self._to_describe(peer, due.describe, again=not only_if_urgent))
+        if due.describe:
+            due = replace(due, describe=self._to_describe(peer, due.describe, again=not only_if_urgent))
         urgent = due.urgent()
         node = self._view.nodes.get(name)
         # A node may have been removed and added again since it said what it has.

@@ -60,7 +60,7 @@ def report(draft: Draft, command: Report) -> None:
         if attempt is not None and attempt.live:
             mine = rank_of(attempt, node.name)
             if mine is not None and word.rank in (mine, UNKNOWN_RANK):
-                execution.report(draft, attempt, replace(word, rank=mine))
+                execution.report(draft, attempt, word if word.rank == mine else replace(word, rank=mine))
         elif word.order is not None and word.uid not in command.ended:
             adopted = _adopt(draft, node.name, word, word.order)
             if adopted is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from gpuq.model import AttemptUid
 from gpuq.scheduler import plan
@@ -26,8 +27,10 @@ def tick(draft: Draft) -> None:
             draft.put_job(replace(current, eligible_at=None, queued_at=wall))
 
 
-def schedule(draft: Draft, command: Schedule) -> None:
-    """Grants what the planner places, in its order, and stops whom it preempts."""
+def schedule(draft: Draft, command: Schedule) -> dict[str, Any]:
+    """Grants what the planner places, in its order, and stops whom it preempts; whether the same view needs no other
+    plan.
+    """
     planned = plan(draft.view, draft.now, draft.policy, preempts=command.preempts)
     for id in planned.vain:
         job = draft.job(id)
@@ -37,3 +40,4 @@ def schedule(draft: Draft, command: Schedule) -> None:
         execution.grant(draft, placement, AttemptUid(f"{command.seed}{number:04x}"))
     for preemption in planned.preemptions:
         execution.preempt(draft, preemption)
+    return {"lasts": planned.lasts}

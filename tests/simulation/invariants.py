@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gpuq.cluster import Cluster
-from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, JobId, OnLost, Rank, StopKind
+from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, JobId, Now, OnLost, Rank, StopKind
 from gpuq.scheduler import plan
 from gpuq.states import FINAL, JobState
+from gpuq.view import Plan
 from tests.simulation.machines import GPU_BYTES, Process
 from tests.simulation.world import PATIENCE_SECONDS, TROUBLE_SECONDS, Broken, World, release_held
 
+A_DAY = 86_400.0
 
-def check(world: World) -> None:
+
+@dataclass(slots=True)
+class Looked:
+    """What the world was when it was checked last: a check whose matter is the same since would say the same."""
+
+    machines: int = -1
+    disk: int = -1
+    told: int = -1
+    memory: tuple[object, ...] = ()
+
+    def at(self, world: World) -> tuple[bool, bool, bool]:
+        """Looks again; whether processes, what is on disk or was told, and what the controller has in memory changed.
+
+        Memory changes by commits and by being loaded anew, which gives another view; a commit's number may come again
+        after that.
+        """
+        host = world.host
+        commit = None if host.controller is None else host.controller.commit
+        machines = sum([machine.touched for machine in world.machines])
+        disk, told = host.disk.last_seq, len(world.told.submitted)
+        memory = () if commit is None else (id(commit), id(commit.cluster), commit.last, commit.durable)
+        changed = machines != self.machines, (disk, told) != (self.disk, self.told), memory != self.memory
+        self.machines, self.disk, self.told, self.memory = machines, disk, told, memory
+        return changed
+
+
+def check(world: World, looked: Looked) -> None:
     """After every step, so it costs as little as it can. Numbers are those of section 8."""
-    processes = world.processes()
-    _one_holder_a_gpu(processes)
-    _one_live_attempt_a_job(processes)
-    _gangs_begin_whole(world, processes)
-    _held_until_gone(world, processes)
-    _acknowledged_is_kept(world)
-    _freed_for_one_is_no_others(world)
+    on_machines, on_record, in_memory = looked.at(world)
+    if on_machines or on_record:
+        processes = world.processes()
+        _one_holder_a_gpu(processes)
+        _one_live_attempt_a_job(processes)
+        _gangs_begin_whole(world, processes)
+        _held_until_gone(world, processes)
+    if on_record or in_memory:
+        _acknowledged_is_kept(world)
+    if in_memory:
+        _freed_for_one_is_no_others(world)
     _streams_lead_to_their_job(world)
 
 
@@ -129,8 +161,12 @@ def check_slowly(world: World) -> None:
     if writer.idle and Cluster.load(world.host.disk, controller.view.volatile) != controller.view:  # 8
         raise Broken("8: memory and disk disagree")
     now = world.clock.now()
-    if plan(controller.view, now, world.policy) != plan(controller.view, now, world.policy):  # 10
+    planned = plan(controller.view, now, world.policy)
+    if planned != plan(controller.view, now, world.policy):  # 10
         raise Broken("10: the same view gave two plans")
+    later = Now(now.monotonic + A_DAY, now.wall + A_DAY)
+    if planned.lasts and plan(controller.view, later, world.policy) != Plan(lasts=True):
+        raise Broken("10: a plan that was to last did not")
     names = Counter(job.name for job in world.host.disk.all_jobs.values() if job.index is None)
     if any(count > 1 for count in names.values()):
         raise Broken("2: one submit made two jobs")
@@ -199,12 +235,13 @@ def _is_blamed_rightly(process: Process, recorded: ExitRecord) -> None:
 def run(seed: int, world: World | None = None) -> World:
     """One whole history; raises Broken with the seed. Gives the world for a look at it afterwards."""
     world = world or World(seed)
+    looked = Looked()
     steps = 0
     calm = False
     try:
         while world.clock.time < PATIENCE_SECONDS and world.clock.step():
             steps += 1
-            check(world)
+            check(world, looked)
             if steps % 50 == 0:
                 check_slowly(world)
             if not calm and world.clock.time > TROUBLE_SECONDS:

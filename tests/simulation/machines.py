@@ -36,8 +36,8 @@ class Uplink(Protocol):
 class Process:
     """A rank's process tree and its supervisor, as they really are on a machine."""
 
-    order: RunOrder
     machine: Machine
+    order: RunOrder
     deadline: float | None  # lease, on the machine's CLOCK_BOOTTIME; virtual time here
     alive: bool = True
     supervised: bool = True
@@ -50,6 +50,11 @@ class Process:
     crashed: bool = False  # it failed because its GPU did
     seen: bool = False  # the agent was there to see that
     faults: int = 0  # that GPUs of its had when it was launched, or since
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Counts every change, by whomever it is made: what the checks may leave out hangs on it."""
+        object.__setattr__(self, name, value)
+        self.machine.touched += 1
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -81,6 +86,7 @@ class Machine:
         self.journal = Journal()
         self.processes: dict[AttemptUid, Process] = {}
         self.ended: list[Process] = []  # every process there ever was, for the checks
+        self.touched = 0  # how often anything about a process of its has changed
         self.agent: Agent | None = None
         self.faults: dict[int, int] = {}  # GPUs that have one, and its number
         self._faults = 0
@@ -141,7 +147,7 @@ class Machine:
     # ------------------------------------------------------------ supervisors
 
     def launch(self, order: RunOrder, deadline: float | None) -> None:
-        process = Process(order, self, deadline)
+        process = Process(self, order, deadline)
         process.faults = sum(index in self.faults for index in process.gpus)
         self.processes[order.uid] = process
         random = self.clock.random
