@@ -37,6 +37,8 @@ def check_report(request: SyncRequest, wall: float) -> None:
             f"the incarnation {request.incarnation} is no time up to a day ahead of the controller's clock",
             "set the clocks of both machines",
         )
+    if len(request.overuse) > MAX_REPORTS:
+        raise InvalidRequest(f"the report names {len(request.overuse):,} overuses", f"at most {MAX_REPORTS:,}")
     if len(request.boot_id) > MAX_WORDS:
         raise InvalidRequest(f"boot_id has more than {MAX_WORDS:,} characters")
     for word in request.reports:
