@@ -27,8 +27,14 @@ def check_report(request: SyncRequest, wall: float) -> None:
             f"the report names {named:,} attempts and details {detailed:,}",
             f"at most {MAX_HOLDS:,} and {MAX_REPORTS:,}",
         )
+    beyond = [over.uid for over in request.overuse]
+    if len(set(beyond)) < len(beyond) or len(beyond) > MAX_REPORTS:
+        raise InvalidRequest(
+            f"the report tells {len(beyond):,} times of overuse", f"at most {MAX_REPORTS:,}, each attempt once"
+        )
     if not all(
-        len(uid) <= MAX_UID and uid.isprintable() for uid in (*request.holds, *(w.uid for w in request.reports))
+        len(uid) <= MAX_UID and uid.isprintable()
+        for uid in (*request.holds, *beyond, *(word.uid for word in request.reports))
     ):
         raise InvalidRequest(f"the report names an attempt by what is not text of at most {MAX_UID} characters")
     # An incarnation is taken for good, in this life of the controller: one from a far future would lock out the agent.
@@ -37,8 +43,6 @@ def check_report(request: SyncRequest, wall: float) -> None:
             f"the incarnation {request.incarnation} is no time up to a day ahead of the controller's clock",
             "set the clocks of both machines",
         )
-    if len(request.overuse) > MAX_REPORTS:
-        raise InvalidRequest(f"the report names {len(request.overuse):,} overuses", f"at most {MAX_REPORTS:,}")
     if len(request.boot_id) > MAX_WORDS:
         raise InvalidRequest(f"boot_id has more than {MAX_WORDS:,} characters")
     for word in request.reports:
