@@ -35,6 +35,7 @@ from agent.journal import Journal, JournalLost
 from agent.monitor import GpuSource, Monitor, inventory_hash, read_host_facts
 from agent.relay import Relays, StreamPeer
 from agent.selection import ALL, parse_selection
+from agent.shares import Shares
 from agent.simulated import SimulatedGpus, parse_simulated
 from agent.sync import Exchange
 from agent.usage import Meters, Usage
@@ -296,6 +297,7 @@ class _Watch:
     ) -> None:
         self._monitor, self._desk, self._accounts, self._memory = monitor, desk, accounts, memory
         self._meters = meters
+        self._shares = Shares()
         self._told: Inventory | None = None
         self._pardons: list[tuple[str, int]] = []
         self._hurry = asyncio.Event()
@@ -323,6 +325,7 @@ class _Watch:
             sample = await asyncio.to_thread(self._monitor.sample, now, self._desk.tenancies())
             self._meters.observe(now.monotonic, self._desk.tenancies(), sample.gpus, self._desk.just_ended())
             self._meters.keep_now_and_then()
+            self._desk.set_overuse(self._shares.observe(now.monotonic, self._desk.tenancies(), sample.gpus))
             self._memory.keep()  # before anybody is told
             with suppress(OSError):
                 cut_own_log()

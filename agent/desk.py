@@ -29,7 +29,7 @@ from agent.tenants import Tenancy
 from gpuq.gpu_use import GpuReceipt
 from gpuq.model import AttemptUid, ExitRecord, NodeName, RankPhase
 from gpuq.node import Inventory, NodeSample
-from gpuq.protocol import RunOrder, StreamOrder, SyncReply, SyncRequest
+from gpuq.protocol import Overuse, RunOrder, StreamOrder, SyncReply, SyncRequest
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -174,6 +174,10 @@ class AgentDesk:
     def set_inventory(self, inventory: Inventory, digest: str) -> None:
         self.directives.accounts = inventory.accounts
         self.directives.set_inventory(inventory, digest)
+        self._tell()
+
+    def set_overuse(self, overuse: tuple[Overuse, ...]) -> None:
+        self.directives.set_overuse(overuse)
         self._tell()
 
     def tenancies(self) -> dict[AttemptUid, Tenancy]:
@@ -367,4 +371,5 @@ class AgentDesk:
 
 
 def _tenancy(order: RunOrder, now: float) -> Tenancy:
-    return Tenancy(order.job.id, order.ranks[order.rank].gpus, now)
+    rank = order.ranks[order.rank]
+    return Tenancy(order.job.id, rank.gpus, now, rank.gpu_share_bytes)

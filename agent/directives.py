@@ -24,7 +24,7 @@ from agent.runs import RunEvent
 from gpuq.accounts import EVERYONES, Accounts
 from gpuq.model import AttemptUid, EndReason, ExitRecord, NodeName, OnLost, RankPhase, StopKind
 from gpuq.node import GpuHealth, Inventory, NodeSample
-from gpuq.protocol import PROTOCOL, UNKNOWN_RANK, RunOrder, StopOrder, SyncReply, SyncRequest
+from gpuq.protocol import MAX_REPORTS, PROTOCOL, UNKNOWN_RANK, Overuse, RunOrder, StopOrder, SyncReply, SyncRequest
 
 _NOT_STARTED = "stopped before it was started here"
 _FOUND = "it ran here without this agent's knowledge, and was killed"
@@ -71,6 +71,7 @@ class Directives:
         self._hash = ""
         self._hash_sent = (0, "")  # the last request that carried an inventory, and its hash
         self._hash_confirmed: str | None = None
+        self._overuse: tuple[Overuse, ...] = ()
         for h in held:
             end = h.exit
             if end is None and h.boot_id != boot_id:
@@ -128,6 +129,7 @@ class Directives:
             inventory_hash=self._hash,
             sample=sample,
             wait_seconds=wait_seconds,
+            overuse=self._overuse,
         )
 
     def set_inventory(self, inventory: Inventory, hash: str) -> None:
@@ -138,6 +140,14 @@ class Directives:
         if hash != self._hash:
             self._news = self._urgent = True
         self._hash = hash
+
+    def set_overuse(self, overuse: tuple[Overuse, ...]) -> None:
+        """Who has more of a GPU than its share, as of the last reading: part of every request until the next.
+
+        That it begins or ends is news, that it lasts is not.
+        """
+        self._news |= {over.uid for over in overuse} != {over.uid for over in self._overuse}
+        self._overuse = overuse[:MAX_REPORTS]
 
     # ------------------------------------------------------------ in from the controller
 

@@ -18,11 +18,12 @@ _DEPTH = 256  # of a process tree: more than anybody's, so that a walk that meet
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
-    """What one attempt holds here. since is in monotonic seconds."""
+    """What one attempt holds here. since is in monotonic seconds; share_bytes as in a Rank."""
 
     job: JobId
     gpus: tuple[int, ...]
     since: float
+    share_bytes: int | None = None
 
 
 class Tenants:

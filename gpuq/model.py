@@ -90,6 +90,7 @@ class CauseCode(str, Enum):
     OOM = "oom"  # host memory, by the kernel's word
     GPU_OOM = "gpu_oom"  # recognised in the log
     GPU_FAULT = "gpu_fault"  # a GPU it had failed under it
+    GPU_MEMORY = "gpu_memory"  # it took more memory of a GPU it shared than it had asked for
     SETUP_FAILED = "setup_failed"
     LAUNCH_FAILED = "launch_failed"
     NODE_LOST = "node_lost"
@@ -254,8 +255,9 @@ class Job:
 class StopKind(str, Enum):
     CANCEL = "cancel"
     REQUEUE = "requeue"
-    DRAIN = "drain"  # to an agent a requeue, as the next: only the controller tells them apart
+    DRAIN = "drain"  # to an agent a requeue, as the next two: only the controller tells them apart
     PREEMPT = "preempt"
+    GPU_MEMORY = "gpu_memory"  # it took more of a shared GPU than its share
     TIME_LIMIT = "time_limit"
     FENCE = "fence"  # only ever decided by a supervisor, whose lease ended
     GPU_FAULT = "gpu_fault"  # only ever decided by an agent, one of whose GPUs failed under it

@@ -158,6 +158,20 @@ class RankReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Overuse:
+    """That the processes of a rank have more memory of a GPU than its share. Of several GPUs the one longest so.
+
+    seconds is for how long, without a break, as of the last reading: on the agent's monotonic clock, so that neither a
+    cut network nor a controller that starts again makes it less.
+    """
+
+    uid: AttemptUid
+    gpu: int
+    used_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SyncRequest:
     """Heartbeat and report of one agent.
 
@@ -179,6 +193,7 @@ class SyncRequest:
     inventory_hash: str = ""
     sample: NodeSample | None = None
     wait_seconds: float = 0.0  # how long the controller may hold the answer while it has no orders
+    overuse: tuple[Overuse, ...] = ()  # at most MAX_REPORTS, each attempt once; of whom it is not said, it is not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,11 @@ class Visibility(str, Enum):
     OPEN = "open"
 
 
+class SharedGpuMemory(str, Enum):
+    WARN = "warn"
+    STOP = "stop"
+
+
 # ---------------------------------------------------------------- kinds of values
 
 
@@ -184,6 +189,19 @@ class ClusterSettings:
     preempt_again_after: int = field(
         default=1_800,
         metadata=_about(Duration(), "how long a job that was preempted, or lost its node, runs before it can be again"),
+    )
+    # To stop it is the default: the memory beyond its share is that of its neighbours, and without this they fail for
+    # it, with an error that blames nobody.
+    shared_gpu_memory: SharedGpuMemory = field(
+        default=SharedGpuMemory.STOP,
+        metadata=_about(
+            Choice(SharedGpuMemory),
+            'what becomes of a --shared job with more of a GPU than its --gpu-mem: "warn", that is said; "stop", it is '
+            "said, and the job stopped if it goes on",
+        ),
+    )
+    shared_gpu_memory_grace: int = field(
+        default=60, metadata=_about(Duration(), "how long it goes on, without a break, before the job is stopped")
     )
     log_cap: int = field(
         default=1 << 30,

@@ -56,6 +56,8 @@ def job_detail(store: Store, id: str, fetched: Fetched | None, width: int) -> li
         lines += [BLANK, *_why(row, fetched, width)]
     if row.nodes and row.state not in _FINAL:
         lines += [BLANK, *_use(store, row, width)]
+        if fetched is not None:
+            lines += [_overuse(over) for over in fetched.job.get("overuse", ())]
     if fetched is not None and fetched.elements:
         lines += [BLANK, *element_lines(row, fetched.elements, store.now(), width)]
     lines += [BLANK, *_facts(row, fetched, width)]
@@ -168,6 +170,14 @@ def _use(store: Store, row: JobRow, width: int) -> Iterator[Line]:
     yield from table(titles, rows, width, right=("GPU", "UTIL", "MEMORY", "TEMP"))
     if len(row.nodes) > _GPU_NODES:
         yield line((f"and {len(row.nodes) - _GPU_NODES} more nodes", "dim"))
+
+
+def _overuse(over: Mapping[str, Any]) -> Line:
+    """A rank beyond its share of a GPU, and what becomes of it."""
+    text = f"uses {size(over['used_bytes'])} of GPU {over['gpu']} of {safe(over['node'])}"
+    text += f", asked for {size(over['share_bytes'])}"
+    end = over["stopped_after_seconds"]
+    return line((text if end is None else f"{text}: stopped after {duration(end)} of that", "bad"))
 
 
 def _gpu_rows(store: Store, place: Mapping[str, Any], wide: bool) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from gpuq.api.answers import answer
 from gpuq.api.calls import By, Call
 from gpuq.api.lookup import attempts_of, find, require, require_owner, shown_state
 from gpuq.api.schemas import JobChanges, Selected, parse, submission
-from gpuq.api.show import JobLens, show_attempt, show_limits, show_reason, show_start
+from gpuq.api.show import JobLens, show_attempt, show_limits, show_overuse, show_reason, show_start
 from gpuq.errors import InvalidRequest, NotAuthorised, NotFound
 from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, Request
 from gpuq.protocol import POLL_SECONDS, Selection
@@ -89,6 +89,7 @@ async def _detail(call: Call, id: str) -> Response:
     attempts = attempts_of(controller, job.id)
     shown["attempts"] = [show_attempt(attempt, sizes.get(attempt.uid), owner, time.time()) for attempt in attempts]
     shown["limits"] = show_limits(call, attempts[-1]) if attempts else []
+    shown["overuse"] = show_overuse(call, attempts[-1]) if attempts else []
     shown["log_bytes"] = sizes.get(attempts[-1].uid) if attempts else None
     await controller.settled()
     return answer(shown)

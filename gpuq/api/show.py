@@ -16,6 +16,7 @@ from gpuq.model import Attempt, Cause, Job, JobId, NodeName
 from gpuq.node import Gpu, GpuSample, Node, NodeSample
 from gpuq.reasons import WaitReason
 from gpuq.scheduler import Start
+from gpuq.service.shares import beyond, stopped_after
 from gpuq.service.verdict import telling_rank
 from gpuq.states import FINAL, JobState
 from gpuq.store import attempts as stored_attempts
@@ -305,6 +306,26 @@ def show_limits(call: Call, attempt: Attempt) -> list[dict[str, Any]]:
         memory = known.memory if rank.memory_bytes else None
         cpus = known.cpus if rank.cpus else None
         shown.append({"node": rank.node, "memory": memory, "cpus": cpus, "note": known.note})
+    return shown
+
+
+def show_overuse(call: Call, attempt: Attempt) -> list[dict[str, Any]]:
+    """Which ranks of an attempt use more memory of a GPU than their share now, by their nodes' word."""
+    shown = []
+    for place in attempt.ranks:
+        over = call.controller.overuse(place.node, attempt.uid)
+        rank = None if over is None else beyond(attempt, place.node, over)
+        if over is not None and rank is not None:
+            shown.append(
+                {
+                    "node": rank.node,
+                    "gpu": over.gpu,
+                    "used_bytes": over.used_bytes,
+                    "share_bytes": rank.gpu_share_bytes,
+                    "seconds": round(over.seconds, 1),
+                    "stopped_after_seconds": stopped_after(call.controller.view.settings.cluster),
+                }
+            )
     return shown
 
 

@@ -76,6 +76,8 @@ def _lines(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Asks for", _request(job["request"])
     if job["nodes"]:
         yield "Ran on" if job["finished_at"] else "Runs on", _places(job["nodes"])
+    for over in job.get("overuse", ()):
+        yield "GPU memory", _overuse(over)
     if said := ", ".join(_limits(job)):
         yield "Limits", said
     yield "Submitted", local_time(job["submitted_at"])
@@ -163,6 +165,15 @@ def _limits(job: dict[str, Any]) -> Iterator[str]:
             yield f"{flag} is not enforced on {nodes} ({visible(missing[0]['note'] or 'its agent cannot')})"
         elif asked:
             yield f"{flag} is enforced"
+
+
+def _overuse(over: dict[str, Any]) -> str:
+    text = (
+        f"uses {format_size(over['used_bytes'])} of GPU {over['gpu']} of {over['node']}, asked for"
+        f" {format_size(over['share_bytes'])}, for {format_duration(over['seconds'])}"
+    )
+    end = over["stopped_after_seconds"]
+    return text if end is None else f"{text}: stopped after {format_duration(end)} of that"
 
 
 def _array(array: dict[str, Any]) -> str:

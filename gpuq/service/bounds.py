@@ -27,8 +27,14 @@ def check_report(request: SyncRequest, wall: float) -> None:
             f"the report names {named:,} attempts and details {detailed:,}",
             f"at most {MAX_HOLDS:,} and {MAX_REPORTS:,}",
         )
+    beyond = [over.uid for over in request.overuse]
+    if len(set(beyond)) < len(beyond) or len(beyond) > MAX_REPORTS:
+        raise InvalidRequest(
+            f"the report tells {len(beyond):,} times of overuse", f"at most {MAX_REPORTS:,}, each attempt once"
+        )
     if not all(
-        len(uid) <= MAX_UID and uid.isprintable() for uid in (*request.holds, *(w.uid for w in request.reports))
+        len(uid) <= MAX_UID and uid.isprintable()
+        for uid in (*request.holds, *beyond, *(word.uid for word in request.reports))
     ):
         raise InvalidRequest(f"the report names an attempt by what is not text of at most {MAX_UID} characters")
     # An incarnation is taken for good, in this life of the controller: one from a far future would lock out the agent.

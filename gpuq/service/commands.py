@@ -228,10 +228,14 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A sync's report. ended are reported attempts the view does not hold but the store knows to have ended."""
+    """A sync's report. ended are reported attempts the view does not hold but the store knows to have ended.
+
+    warned are those of whose overuse the report before has told already.
+    """
 
     request: SyncRequest
     ended: frozenset[AttemptUid] = frozenset()
+    warned: frozenset[AttemptUid] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

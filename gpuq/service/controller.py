@@ -15,9 +15,9 @@ from typing import Any
 from gpuq.changes import Change, PutAttempt, PutJob, PutNode, PutReply, PutSettings
 from gpuq.cluster import Cluster, Snapshot
 from gpuq.errors import Conflict, GpuqError, NoSpace
-from gpuq.model import Job, JobId, NodeName, Now
+from gpuq.model import AttemptUid, Job, JobId, NodeName, Now
 from gpuq.node import NodeSample
-from gpuq.protocol import Submission, SyncRequest
+from gpuq.protocol import Overuse, Submission, SyncRequest
 from gpuq.reasons import WaitReason
 from gpuq.scheduler import Explainer, NodeAnswer, Start, by_node, instead, plan, would_stop
 from gpuq.service.commands import Actor, Command, Schedule, Silence, Submit, Tick, UserCommand
@@ -215,6 +215,10 @@ class Controller:
 
     def sample(self, name: NodeName) -> NodeSample | None:
         return self._exchange.sample(name)
+
+    def overuse(self, name: NodeName, uid: AttemptUid) -> Overuse | None:
+        """What the node says of an attempt that is beyond its share of a GPU now."""
+        return self._exchange.overuse(name, uid)
 
     def last_seen(self, name: NodeName) -> float | None:
         """Wall time of the last sync in this life."""

@@ -15,7 +15,7 @@ from gpuq.cluster import Cluster
 from gpuq.errors import GpuqError, Incompatible, InvalidRequest, NotFound, Unavailable
 from gpuq.model import AttemptUid, NodeName, Now
 from gpuq.node import NodeSample
-from gpuq.protocol import MAX_DESCRIBED, POLL_SECONDS, PROTOCOL, RunOrder, SyncReply, SyncRequest
+from gpuq.protocol import MAX_DESCRIBED, POLL_SECONDS, PROTOCOL, Overuse, RunOrder, SyncReply, SyncRequest
 from gpuq.service.bounds import check_report
 from gpuq.service.commands import Report
 from gpuq.service.commit import Commit
@@ -77,6 +77,7 @@ class _Peer:
     delivered: frozenset[tuple[str, str]] = frozenset()  # urgent orders of the last answer
     described: set[AttemptUid] = field(default_factory=set)  # asked for, until all that are wanted had their turn
     sample: NodeSample | None = None
+    overuse: dict[AttemptUid, Overuse] = field(default_factory=dict)  # of the last report
     heard_at: float | None = None  # wall
     inventory_hash: str | None = None
 
@@ -130,7 +131,7 @@ class Exchange:
             self._life.streams.forgotten_by(name)
         peer.incarnation, peer.sequence = request.incarnation, request.sequence
         wait = 0.0 if self._stopping else min(max(request.wait_seconds, 0.0), POLL_SECONDS)
-        poll = _Poll(request, self._unknown_after(request), answer, now.monotonic + wait)
+        poll = _Poll(request, self._unknown_after(peer, request), answer, now.monotonic + wait)
         due = self._orders(name, poll)
         self._heard(name, peer, poll, now, due.unexplained)
         peer.poll = poll
@@ -150,12 +151,13 @@ class Exchange:
             return error
         return None
 
-    def _unknown_after(self, request: SyncRequest) -> frozenset[AttemptUid]:
+    def _unknown_after(self, peer: _Peer, request: SyncRequest) -> frozenset[AttemptUid]:
         """Takes a report's word; gives those it names of which there is no record, looked up once."""
         named = dict.fromkeys((*request.holds, *(word.uid for word in request.reports)))
         gone = [uid for uid in named if self._view.attempt(uid) is None]
         ended = self._records.ended_attempts(gone)
-        self._take(Report(request, frozenset(ended)))
+        self._take(Report(request, frozenset(ended), frozenset(peer.overuse)))
+        peer.overuse = {over.uid: over for over in request.overuse}
         strangers = (uid for uid in gone if uid not in ended and not self._commit.ended_attempt(uid))
         return frozenset(uid for uid in strangers if self._view.attempt(uid) is None)
 
@@ -177,6 +179,12 @@ class Exchange:
     def sample(self, name: NodeName) -> NodeSample | None:
         peer = self._peers.get(name)
         return None if peer is None else peer.sample
+
+    def overuse(self, name: NodeName, uid: AttemptUid) -> Overuse | None:
+        """What the node said last of an attempt that is beyond its share of a GPU; None unless it was heard lately."""
+        peer = self._peers.get(name)
+        up = self._life.liveness.state(name) is NodeState.UP
+        return peer.overuse.get(uid) if peer is not None and up else None
 
     def last_seen(self, name: NodeName) -> float | None:
         """Wall time of the last sync in this life."""
@@ -227,6 +235,7 @@ class Exchange:
     def refuse_all(self, error: Unavailable) -> None:
         """Answers every held poll with this error."""
         for peer in self._peers.values():
+            peer.overuse = {}  # that it was said may be among what was undone: it is said again
             if peer.poll is not None:
                 poll, peer.poll = peer.poll, None
                 poll.answer(error)

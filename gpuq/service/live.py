@@ -15,7 +15,7 @@ from gpuq import arrays
 from gpuq.errors import GpuqError, Unavailable
 from gpuq.model import AttemptUid, Job, JobId, JobSpec, NodeName, Now
 from gpuq.node import NodeSample
-from gpuq.protocol import Submission, SyncReply, SyncRequest
+from gpuq.protocol import Overuse, Submission, SyncReply, SyncRequest
 from gpuq.scheduler import Explainer, NodeAnswer
 from gpuq.service.board import ENDED_SECONDS, KEPT_ENDED, Board, Ended
 from gpuq.service.commands import Actor, UserCommand
@@ -285,6 +285,10 @@ class LiveController:
 
     def sample(self, name: NodeName) -> NodeSample | None:
         return self._controller.sample(name)
+
+    def overuse(self, name: NodeName, uid: AttemptUid) -> Overuse | None:
+        """What the node says of an attempt that is beyond its share of a GPU now."""
+        return self._controller.overuse(name, uid)
 
     def last_seen(self, name: NodeName) -> float | None:
         """Wall time of the node's last sync in this life of the controller."""

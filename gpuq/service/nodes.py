@@ -23,7 +23,7 @@ from gpuq.model import (
 )
 from gpuq.node import Node
 from gpuq.protocol import MAX_GPUS, UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, StopOrder, StreamOrder, SyncRequest
-from gpuq.service import execution, gpus
+from gpuq.service import execution, gpus, shares
 from gpuq.service.commands import Cordon, Drain, EnrolNode, RemoveNode, Report, Silence, Uncordon
 from gpuq.service.draft import Draft
 from gpuq.service.users import revoke_all
@@ -67,6 +67,7 @@ def report(draft: Draft, command: Report) -> None:
                 execution.report(draft, adopted, word)
     for held in list(draft.view.attempts_on(node.name)):
         _compare(draft, held.uid, node.name, holds, rebooted)
+    shares.police(draft, node.name, request.overuse, command.warned)
 
 
 def _note_node(draft: Draft, node: Node, request: SyncRequest) -> None:
@@ -215,7 +216,7 @@ def _may_be_ordered(attempt: Attempt, job: Job) -> bool:
 
 
 # What an agent does for these is the same, and agents and supervisors of older versions know no other word.
-_TOLD = {StopKind.DRAIN: StopKind.REQUEUE, StopKind.PREEMPT: StopKind.REQUEUE}
+_TOLD = dict.fromkeys((StopKind.DRAIN, StopKind.PREEMPT, StopKind.GPU_MEMORY), StopKind.REQUEUE)
 
 
 def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: frozenset[AttemptUid]) -> Orders:

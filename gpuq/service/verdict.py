@@ -12,7 +12,7 @@ from gpuq.states import JobEvent
 from gpuq.units import format_size
 
 # Nobody wanted an end for good: a failure that came first counts as if nobody had asked for anything.
-_NOT_ASKED_FOR = (None, StopKind.VANISHED, StopKind.SIBLING, StopKind.DRAIN, StopKind.PREEMPT)
+_NOT_ASKED_FOR = (None, StopKind.VANISHED, StopKind.SIBLING, StopKind.DRAIN, StopKind.PREEMPT, StopKind.GPU_MEMORY)
 _FINE = 3  # a severity, see below
 
 
@@ -83,6 +83,8 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
     if attempt.stop is not None and wish is StopKind.PREEMPT and told:
         cause = Cause(CauseCode.PREEMPTED, attempt.stop.text)
         return _loss(job, cause) if rank.started_at is not None else Verdict(JobEvent.REQUEUE, cause)
+    if attempt.stop is not None and wish is StopKind.GPU_MEMORY and told:
+        return _own_failure(job, wish, Cause(CauseCode.GPU_MEMORY, attempt.stop.text))
     if exit.reason is EndReason.NODE_LOST or exit.stopped is StopKind.FENCE:
         cause = Cause(CauseCode.NODE_LOST, exit.text or f"node {rank.node} was lost")
         return _loss(job, cause) if job.requeue else Verdict(JobEvent.FAIL, cause)

@@ -9,7 +9,7 @@ from agent.directives import Directives
 from agent.holding import MAX_ORDER_BYTES, REFRESH, Held
 from agent.runs import RunEvent
 from gpuq.model import EndReason, ExitRecord, RankPhase
-from gpuq.protocol import MAX_HOLDS, MAX_REPORTS, RunOrder
+from gpuq.protocol import MAX_HOLDS, MAX_REPORTS, Overuse, RunOrder
 from tests.agent.orders import NODE, exited, inventory, reply_to, run_order, uid
 from tests.agent.test_directives import ended, exchange, fresh, holding, news, phase_of, report_of
 
@@ -198,6 +198,19 @@ def test_inventory_is_sent_until_an_answer_to_it_arrives_and_when_wanted() -> No
     exchange(d, 2, want_inventory=True)
     assert news(d)
     assert d.request(5.0).inventory
+
+
+def test_overuse_rides_along_until_the_next_reading_and_is_news_when_it_begins_and_ends() -> None:
+    d = holding()
+    d.request(5.0)
+    for seconds, expected in ((0.0, True), (5.0, False)):
+        d.set_overuse((Overuse(uid("x"), 0, 5, seconds),))
+        assert news(d) is expected
+        assert d.request(5.0).overuse == d.request(5.0).overuse == (Overuse(uid("x"), 0, 5, seconds),)
+    assert not d.is_urgent
+    d.set_overuse(())
+    assert news(d)
+    assert d.request(5.0).overuse == ()
 
 
 def test_order_is_described_once_each_time_it_is_asked_for() -> None:

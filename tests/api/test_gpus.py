@@ -13,7 +13,7 @@ from gpuq.enforced import Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess, GpuReceipt
 from gpuq.model import EndReason, ExitRecord
 from gpuq.node import GpuHealth, GpuSample, NodeSample
-from gpuq.protocol import GpuPardon
+from gpuq.protocol import GpuPardon, Overuse
 from tests.api.server import Agent, Running
 
 XID = "Xid 79: the GPU has fallen off the bus"
@@ -67,6 +67,27 @@ def test_whether_limits_are_enforced_is_the_nodes_own_word(running: Running, new
         [{"node": agent.name, "memory": True, "cpus": False, "note": note}],
         [{"node": agent.name, "memory": None, "cpus": None, "note": note}],
     ]
+
+
+def test_who_has_more_of_a_gpu_than_its_share_is_shown_with_what_becomes_of_it(
+    running: Running, new_node: Callable[[], Agent]
+) -> None:
+    agent = new_node()
+    id = running.submit("ann", only_nodes=[agent.name], gpus=1, shared=True, gpu_memory_bytes=20 << 30)
+    uid = agent.run(id)
+    assert running.get(f"/jobs/{id}")["overuse"] == []
+    agent.sync(overuse=(Overuse(uid, agent.orders[uid].ranks[0].gpus[0], 33 << 30, 7.5),))
+    (over,) = running.get(f"/jobs/{id}")["overuse"]
+    assert over == {
+        "node": agent.name,
+        "gpu": agent.orders[uid].ranks[0].gpus[0],
+        "used_bytes": 33 << 30,
+        "share_bytes": 20 << 30,
+        "seconds": 7.5,
+        "stopped_after_seconds": 60,
+    }
+    agent.sync()
+    assert running.get(f"/jobs/{id}")["overuse"] == []
 
 
 def test_foreign_use_and_faults_are_shown_to_everyone_and_an_admin_pardons(running: Running, agent: Agent) -> None:

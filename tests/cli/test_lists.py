@@ -165,6 +165,15 @@ def test_queue_start_lists_what_waits_in_the_order_in_which_it_is_expected(api: 
     assert [(item["id"], item["expected_start"]) for item in items] == [("3", soon), ("1", late), ("2", None)]
 
 
+@pytest.mark.parametrize(("after", "then"), [(60, ": stopped after 00:01:00 of that"), (None, "")])
+def test_show_says_who_has_more_of_a_gpu_than_its_share(api: FakeApi, gpuq: Gpuq, after: int | None, then: str) -> None:
+    over = {"node": "n1", "gpu": 3, "used_bytes": 33 << 30, "share_bytes": 20 << 30, "seconds": 35.2}
+    running = job(state="RUNNING", overuse=[{**over, "stopped_after_seconds": after}])
+    api.on("GET", "/jobs/1042", running)
+    (line,) = [line for line in gpuq("show", "1042").out.splitlines() if line.startswith("GPU memory")]
+    assert line.split(None, 2)[2] == f"uses 33G of GPU 3 of n1, asked for 20G, for 00:00:35{then}"
+
+
 def test_show_lists_how_each_rank_of_a_gang_ended(api: FakeApi, gpuq: Gpuq) -> None:
     ranks = [
         {"node": "n1", "phase": "ended", "exit_code": None, "signal": 15, "stopped": "sibling"},

@@ -10,8 +10,9 @@ from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, Jo
 from gpuq.scheduler import plan
 from gpuq.states import FINAL, JobState
 from gpuq.view import Plan
+from tests.simulation.clock import WALL_ZERO
 from tests.simulation.machines import GPU_BYTES, Process
-from tests.simulation.world import PATIENCE_SECONDS, TROUBLE_SECONDS, Broken, World, release_held
+from tests.simulation.world import PATIENCE_SECONDS, SETTINGS, TROUBLE_SECONDS, Broken, World, release_held
 
 A_DAY = 86_400.0
 
@@ -192,6 +193,7 @@ def _ends_are_true(world: World) -> None:  # 4
         last[attempt.job] = max(attempt, last.get(attempt.job, attempt), key=lambda a: a.number)
         for number, rank in enumerate(attempt.ranks):
             _is_true(attempt, rank.exit, real.get((attempt.uid, number)))
+        _was_beyond_its_share(attempt, [p for p in real.values() if p.uid == attempt.uid])
         if (
             attempt.cause is not None
             and attempt.cause.code is CauseCode.PREEMPTED
@@ -223,6 +225,16 @@ def _is_true(attempt: Attempt, recorded: ExitRecord | None, process: Process | N
         raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, its process ended as {end}")
     if end is None and recorded.reason is EndReason.EXITED and recorded.stopped is not StopKind.FENCE:
         raise Broken(f"4: attempt {attempt.uid} is recorded as {recorded}, but no such process ended")
+
+
+def _was_beyond_its_share(attempt: Attempt, processes: list[Process]) -> None:
+    """Who is stopped for its neighbours' sake had more than its share for the whole grace, by the machine's clock."""
+    stop = attempt.stop
+    if stop is None or stop.kind is not StopKind.GPU_MEMORY:
+        return
+    seconds = [min(p.greedy[1], stop.at - WALL_ZERO) - p.greedy[0] for p in processes if p.share is not None]
+    if max(seconds, default=0.0) < SETTINGS.cluster.shared_gpu_memory_grace:
+        raise Broken(f"4: attempt {attempt.uid} is stopped for memory it had for {seconds} s")
 
 
 def _is_blamed_rightly(process: Process, recorded: ExitRecord) -> None:

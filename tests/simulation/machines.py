@@ -11,8 +11,11 @@ from agent.actions import Accept, Action, Bar, Connect, Drop, Extend, Go, Pardon
 from agent.directives import Directives
 from agent.holding import Held
 from agent.runs import RunEvent
+from agent.shares import Shares
+from agent.tenants import Tenancy
+from gpuq.gpu_use import GpuProcess
 from gpuq.model import AttemptUid, EndReason, ExitRecord, JobId, NodeName, OnLost, RankPhase, StopKind
-from gpuq.node import Gpu, GpuHealth, Inventory
+from gpuq.node import Gpu, GpuHealth, GpuSample, Inventory
 from gpuq.protocol import POLL_SECONDS, RunOrder, StreamOrder, SyncReply, SyncRequest
 from tests.simulation.clock import WALL_ZERO, Clock
 
@@ -50,6 +53,7 @@ class Process:
     crashed: bool = False  # it failed because its GPU did
     seen: bool = False  # the agent was there to see that
     faults: int = 0  # that GPUs of its had when it was launched, or since
+    greedy: tuple[float, float] = (0.0, 0.0)  # from when to when it has more memory of its GPUs than its share
 
     def __setattr__(self, name: str, value: object) -> None:
         """Counts every change, by whomever it is made: what the checks may leave out hangs on it."""
@@ -59,6 +63,10 @@ class Process:
     @property
     def gpus(self) -> tuple[int, ...]:
         return self.order.ranks[self.order.rank].gpus
+
+    @property
+    def share(self) -> int | None:
+        return self.order.ranks[self.order.rank].gpu_share_bytes
 
     @property
     def uid(self) -> AttemptUid:
@@ -188,6 +196,24 @@ class Machine:
         if limit is not None and limit < life:
             self.clock.after(limit, lambda: self.stop(process.uid, StopKind.TIME_LIMIT, 5))
         self.clock.after(life, lambda: self._main_ended(process, code))
+        if process.share is not None and self.clock.chance(0.5):
+            start = self.clock.time + self.clock.random.uniform(0.0, 10.0)
+            process.greedy = (start, start + self.clock.random.choice([8.0, 30.0, 120.0]))
+            self._look_at(process)
+
+    def _look_at(self, process: Process) -> None:
+        """The agent's regular looks, as long as they may show that this process is beyond its share, or no more."""
+        if self.agent is not None:
+            self.agent.look()
+        if process.alive and self.clock.time < process.greedy[1]:
+            self.clock.after(LOOK_SECONDS, lambda: self._look_at(process))
+
+    def memory_of(self, index: int) -> GpuSample:
+        """What the driver says of a GPU: who shares it has its share to the last byte, or more."""
+        using = [p for p in self.processes.values() if p.alive and index in p.gpus and p.share is not None]
+        more = [int(p.greedy[0] <= self.clock.time < p.greedy[1]) for p in using]
+        told = (GpuProcess(1, (p.share or 0) + extra, job=p.job) for p, extra in zip(using, more, strict=True))
+        return GpuSample(index, processes=tuple(told))
 
     def _main_ended(self, process: Process, code: int) -> None:
         """The main process is through; what it left behind takes a while to die."""
@@ -297,6 +323,7 @@ class Agent:
             wall=WALL_ZERO + self.clock.time,
         )
         self._polls = 0
+        self._shares = Shares()
         self._adopt()
         self._read_gpus()
         self.clock.after(0.0, self.look)  # once it is the machine's agent, and hears what becomes of those it stops
@@ -307,6 +334,9 @@ class Agent:
         if self.dead:
             return
         self._read_gpus()
+        held = {p.uid: Tenancy(p.job, p.gpus, 0.0, p.share) for p in self.machine.processes.values() if p.alive}
+        samples = [self.machine.memory_of(index) for index in range(GPUS)]
+        self.directives.set_overuse(self._shares.observe(self.clock.time, held, samples))
         self._act(self.directives.gpus_failed(dict.fromkeys(self.machine.faults, XID)))
         self._hurry()
 

@@ -10,13 +10,17 @@ import pytest
 
 from agent.actions import Accept, Action
 from agent.directives import Directives
+from agent.shares import Shares
+from agent.tenants import Tenancy
 from gpuq.changes import PutJob
 from gpuq.model import Attempt, AttemptUid, EndReason, Job, NodeName, OnLost, RankPhase, StopKind
+from gpuq.protocol import Overuse
 from gpuq.scheduler import fit
 from gpuq.service import commit, execution, tick
 from gpuq.service.draft import Draft
 from gpuq.states import JobState
 from tests.simulation.invariants import run
+from tests.simulation.machines import GPU_BYTES
 from tests.simulation.world import Broken
 
 SEEDS = 60  # the rarest of the bugs below shows in one history of twelve
@@ -138,6 +142,22 @@ def freed_gpus_given_to_whoever_comes(patch: Patch) -> None:
     patch.setattr(fit.Room, "keep", lambda self, rank: None)
 
 
+def neighbours_stopped_with_whoever_is_beyond_its_share(patch: Patch) -> None:
+    observe = Shares.observe
+
+    def bug(self: Shares, now: float, held: Mapping[AttemptUid, Tenancy], samples: Any) -> tuple[Overuse, ...]:
+        told = observe(self, now, held, samples)  # "whoever is on that GPU"
+        many = [
+            replace(over, uid=uid, used_bytes=GPU_BYTES)
+            for over in told
+            for uid, tenancy in held.items()
+            if over.gpu in tenancy.gpus
+        ]
+        return tuple({over.uid: over for over in many}.values())
+
+    patch.setattr(Shares, "observe", bug)
+
+
 PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (gpu_freed_on_the_cancel_request, "46"),
     (a_stale_attempts_report_accepted, "46"),
@@ -150,6 +170,7 @@ PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (an_ended_job_forgotten_when_an_earlier_record_of_it_lands, "2"),
     (a_job_blamed_for_what_its_gpu_did, "4"),
     (freed_gpus_given_to_whoever_comes, "17"),
+    (neighbours_stopped_with_whoever_is_beyond_its_share, "4"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gpuq.model import CauseCode
 from gpuq.states import JobState
 from tests.simulation.invariants import run
 
@@ -25,14 +26,16 @@ def test_a_seed_replays_exactly() -> None:
 
 def test_histories_reach_every_final_state_and_many_attempts() -> None:
     """A simulation in which nothing happens would hold every invariant."""
-    states, attempts, lives, streams = set(), 0, 0, 0
+    states, causes, attempts, lives, streams = set(), set(), 0, 0, 0
     for seed in range(12):
         world = run(seed)
         states |= {job.state for job in world.host.disk.all_jobs.values()}
+        causes |= {attempt.cause.code for attempt in world.host.disk.all_attempts.values() if attempt.cause}
         attempts = max(attempts, *(attempt.number for attempt in world.host.disk.all_attempts.values()))
         lives += world.host.life
         streams += world.streams.heard
     assert streams > 6
+    assert causes >= {CauseCode.GPU_FAULT, CauseCode.GPU_MEMORY, CauseCode.PREEMPTED, CauseCode.NODE_LOST}
     assert states >= {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED}
     assert attempts >= 3
     assert lives > 12

@@ -30,7 +30,7 @@ TROUBLE_SECONDS = 600.0  # faults happen until here; afterwards everything must 
 PATIENCE_SECONDS = 4_000.0
 # Some of the work yields to the rest, and soon again.
 SETTINGS = Settings(
-    cluster=ClusterSettings(preempt_again_after=60),
+    cluster=ClusterSettings(preempt_again_after=60, shared_gpu_memory_grace=10),
     queues=(Queue("main", default=True), Queue("spare", priority=-10, preemptible=True)),
 )
 ALICE, ADMIN = Actor("alice", "user"), Actor("root", "admin")

@@ -130,6 +130,14 @@ def test_a_running_job_shows_each_of_its_gpus() -> None:
     assert rows[2] == ["lost", "5", "?", "?", "?"]  # its last readings are old
 
 
+def test_a_job_with_more_of_a_gpu_than_its_share_says_what_becomes_of_it() -> None:
+    row = job("7", nodes=[{"node": "n1", "gpus": [3]}])
+    over = {"node": "n1", "gpu": 3, "used_bytes": 33 << 30, "share_bytes": 20 << 30, "seconds": 35.2}
+    for after, then in ((60, ": stopped after 00:01:00 of that"), (None, "")):
+        lines = shown(store_of([row]), "7", fetched(row, overuse=[{**over, "stopped_after_seconds": after}]))
+        assert f"uses 33G of GPU 3 of n1, asked for 20G{then}" in lines
+
+
 def test_facts_and_attempts_are_those_of_gpuq_show() -> None:
     row = job("7", "FAILED", exit_code=3)
     lost = {"code": "node_lost", "text": "n1 was restarted"}
