@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,37 +11,14 @@ from gpuq.changes import PutJob, PutNode, PutSettings
 from gpuq.cluster import Cluster
 from gpuq.document import read
 from gpuq.errors import InvalidRequest
-from gpuq.model import Attempt, Job, JobId, NodeName, StopKind
+from gpuq.model import NodeName, StopKind
 from gpuq.node import GpuHealth
 from gpuq.reasons import WaitCode
 from gpuq.scheduler import plan
-from gpuq.scheduler.fit import Room, fits, rooms
 from gpuq.service.nodes import orders
 from gpuq.states import JobState, NodeState
-from tests.service.builders import ADA, BOB, REQUEUED, ROOT, WALL, Desk, a_node, exited
-
-QUEUES = {
-    "main": {"default": True, "priority": 10},
-    "urgent": {"priority": 20},
-    "spare": {"priority": 0, "preemptible": True},
-}
-
-
-def a_desk(*gpus: int, cluster: dict[str, Any] | None = None, queues: dict[str, Any] | None = None) -> Desk:
-    """Nodes n0, n1 ... with so many GPUs, and a queue whose jobs yield to those of two others."""
-    desk = Desk(*(a_node(f"n{i}", gpus=count) for i, count in enumerate(gpus)))
-    settings, _ = read({"queues": queues or QUEUES, "cluster": cluster or {}})
-    desk.cluster.apply([PutSettings(settings)])
-    return desk
-
-
-def spare(desk: Desk, node: int, gpus: int = 1, ran: float = 0.0, **fields: Any) -> JobId:
-    """A job of the queue that yields, that has run so long by now."""
-    id = desk.submit(BOB, queue="spare", gpus=gpus, only_nodes=(f"n{node}",), **fields)
-    wall, desk.wall = desk.wall, desk.wall - ran
-    desk.run(id)
-    desk.wall = wall
-    return id
+from tests.scheduler.yielding import QUEUES, a_desk, spare
+from tests.service.builders import ADA, BOB, REQUEUED, ROOT, Desk, exited
 
 
 def stopping(desk: Desk) -> set[str]:
@@ -430,63 +404,3 @@ def test_an_agent_is_told_of_a_requeue_which_it_knows() -> None:
     desk.plan()
     (order,) = orders(desk.cluster, NodeName("n0"), desk.sync("n0"), frozenset()).stop
     assert (order.uid, order.kind) == (desk.attempt(victim).uid, StopKind.REQUEUE)
-
-
-# ---------------------------------------------------------------- against brute force
-
-
-def free_after(desk: Desk, stopped: Iterable[Attempt]) -> list[Room]:
-    left = {room.name: room for room in rooms(desk.cluster, desk.policy)}
-    for attempt in stopped:
-        for rank in attempt.ranks:
-            left[rank.node].give(rank)
-    return list(left.values())
-
-
-def lost(desk: Desk, stopped: Iterable[Attempt]) -> tuple[int, int]:
-    found = list(stopped)
-    jobs = [desk.cluster.job(attempt.job) for attempt in found]
-    ran = [round(desk.wall - attempt.granted_at) for attempt in found]
-    return sum(s * max(1, job.request.gpus) for s, job in zip(ran, jobs, strict=True) if job is not None), len(found)
-
-
-@pytest.mark.parametrize("seed", range(80))
-def test_no_other_choice_would_lose_less(seed: int) -> None:
-    chance = random.Random(seed)
-    nodes = [chance.choice([2, 4]) for _ in range(chance.randint(1, 3))]
-    desk = a_desk(*nodes, queues={**QUEUES, "spare": {"priority": 0}})
-    for _ in range(chance.randint(2, 7)):
-        id = desk.submit(
-            chance.choice([ADA, BOB]),
-            queue=chance.choice(["spare", "spare", "main"]),
-            gpus=chance.choice([0, 1, 1, 2, 4]),
-            cpus=chance.choice([0, 4, 8]),
-        )
-        wall, desk.wall = desk.wall, WALL - chance.randint(0, 2_000)
-        desk.plan()
-        desk.wall = wall
-        if desk.state(id) is JobState.QUEUED:
-            desk.cancel(id, actor=ROOT)
-    desk.cluster.apply([PutSettings(read({"queues": QUEUES})[0])])
-    job: Job = desk.job(desk.submit(queue="urgent", gpus=chance.choice([1, 2, 3, 4]), cpus=chance.choice([0, 8, 16])))
-    planned = plan(desk.cluster, desk.now, desk.policy)
-    if any(placement.job == job.id for placement in planned.placements):
-        return
-    able = [
-        attempt
-        for attempt in desk.cluster.attempts.values()
-        if desk.cluster.job(attempt.job).queue == "spare"  # type: ignore[union-attr]
-    ]
-    enough = [
-        chosen
-        for count in range(len(able) + 1)
-        for chosen in itertools.combinations(able, count)
-        if any(fits(room, job.request) for room in free_after(desk, chosen))
-    ]
-    mine = [found for found in planned.preemptions if found.job == job.id]
-    if not enough:
-        assert not mine, "nobody is stopped who cannot help"
-        return
-    (found,) = mine
-    best = min(lost(desk, chosen) for chosen in enough)
-    assert lost(desk, (desk.cluster.attempts[uid] for uid in found.victims)) == best
