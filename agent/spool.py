@@ -100,7 +100,9 @@ class Spool:
     def finish(self) -> int:
         """Writes all that there is, when nobody is left who could write more; returns the size of the log on disk."""
         self._most_pending = 1 << 62
-        while self.take() is None:
+        # No more than the pipe can hold: somebody outside of the job may write to it without end.
+        until = self._taken + fcntl.fcntl(self.read_end, fcntl.F_GETPIPE_SZ)
+        while self._taken < until and self.take() is None:
             pass
         self._closing = True
         if self._thread_runs:
