@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuq.enforced import Enforced
@@ -36,7 +36,7 @@ class Cgroups:
     """Folders below which runs have their groups, by what these do; '' where nothing does it.
 
     One and the same under version 2. processes: the most that one job may have, threads counted. homes: the agent's own
-    group in the hierarchy of each.
+    group in the hierarchy of each. earlier: folders below which agents of the same state had runs before this one.
     """
 
     version: int = 0  # 2, 1, or 0: there are none
@@ -47,6 +47,12 @@ class Cgroups:
     processes: int = 0
     note: str = ""  # why not all of it, for people
     homes: tuple[tuple[str, str], ...] = ()
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Folders below which runs that are started now have their groups."""
+        return tuple(dict.fromkeys(root for root in (self.kill, self.pids, self.memory, self.cpu) if root))
 
     @property
     def enforced(self) -> Enforced:
@@ -73,8 +79,12 @@ class Cgroups:
 
     def left_of(self, uid: str) -> list[str]:
         """The groups there are of an attempt's ranks."""
-        roots = dict.fromkeys(root for root in (self.kill, self.pids, self.memory, self.cpu) if root)
-        return [str(path) for root in roots for path in Path(root).glob(f"{uid}.*") if path.is_dir()]
+        found = (path for root in self.roots + self.earlier for path in Path(root).glob(f"{uid}.*"))
+        return [str(path) for path in found if path.is_dir()]
+
+    def left_of_run(self, name: str) -> list[str]:
+        """The groups there are of this run: UID.RANK."""
+        return [folder for root in self.roots + self.earlier if os.path.isdir(folder := f"{root}/{name}")]  # noqa: PTH112
 
     def _memory_files(self, size: int) -> dict[str, str]:
         # Without swap: a job that no longer fits is to end, and not to bring its node to a crawl.
@@ -103,14 +113,13 @@ def find_cgroups(proc: Path = Path("/proc")) -> Cgroups:
         given = set(_read(f"{unified}/cgroup.subtree_control").split())
         if given & set(_CONTROLLERS):
             roots = {name: unified if name in given else "" for name in _CONTROLLERS}
-            v2 = ((unified, own_v2),)
-            return Cgroups(2, kill=unified, **roots, processes=processes, note=_missing(roots), homes=v2)
+            return _limiting(2, roots, unified, ((unified, own_v2),), processes)
     roots = {name: _made(own[name][0]) if name in own else "" for name in _CONTROLLERS}
     if any(roots.values()):
         kill = "" if roots["pids"] else unified or ""
         homes = tuple((root, own[name][0]) for name, root in roots.items() if root)
         homes += ((kill, own_v2),) if kill else ()
-        return Cgroups(1, kill=kill, **roots, processes=processes, note=_missing(roots), homes=homes)
+        return _limiting(1, roots, kill, homes, processes)
     if unified is not None:
         note = f"{Path(unified).parent} may not hand out memory, cpu or pids"
         return Cgroups(2, kill=unified, note=note, homes=((unified, own_v2),))
@@ -118,9 +127,23 @@ def find_cgroups(proc: Path = Path("/proc")) -> Cgroups:
     return Cgroups(note=there)
 
 
-def _missing(roots: dict[str, str]) -> str:
-    names = [name for name, root in roots.items() if not root]
-    return f"without the controller {' and '.join(names)}" if names else ""
+def with_earlier(found: Cgroups, kept: Path) -> Cgroups:
+    """With the folders that earlier agents have noted in this file, as far as they are there still, and the own noted.
+
+    An agent may be started in another group than the one before it, whose runs live on. Raises OSError.
+    """
+    noted = _read(str(kept)).splitlines()
+    earlier = tuple(root for root in noted if root not in found.roots and os.path.isdir(root))  # noqa: PTH112
+    if noted != [*found.roots, *earlier]:
+        kept.write_text("".join(f"{root}\n" for root in found.roots + earlier))
+    return replace(found, earlier=earlier)
+
+
+def _limiting(version: int, roots: dict[str, str], kill: str, homes: tuple[tuple[str, str], ...], most: int) -> Cgroups:
+    missing = [name for name, root in roots.items() if not root]
+    note = f"without the controller {' and '.join(missing)}" if missing else ""
+    memory, cpu, pids = (roots[name] for name in _CONTROLLERS)
+    return Cgroups(version, kill, memory, cpu, pids, most, note, homes)
 
 
 def _own_groups(proc: Path) -> dict[str, tuple[str, str]]:

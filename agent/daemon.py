@@ -5,6 +5,7 @@ STATE/agent.json    name, pid and version of that agent, and whether the control
 STATE/gpus.json     the GPUs seen in this boot and their faults: until the driver answers they are unknown rather than
                     not there, and one that was here in the boot before is missed
 STATE/usage.json    what attempts made of their GPUs so far
+STATE/cgroups       folders below which runs have their control groups, or had them when it last was started elsewhere
 STATE/journal, STATE/runs/, STATE/launcher/     see agent/journal.py, runs.py, launcher_link.py
 """
 
@@ -25,7 +26,7 @@ from typing import Protocol
 
 from agent.accounts import LocalAccounts, local_accounts
 from agent.address import own_address
-from agent.cgroups import find_cgroups
+from agent.cgroups import find_cgroups, with_earlier
 from agent.claim import claim_real_gpus
 from agent.desk import AgentDesk
 from agent.faults import Kept
@@ -103,7 +104,7 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
         host = read_host_facts()
         source = _gpu_source(settings, state, host.boot_id, stack)
         way = settings.controller_url
-        cgroups = find_cgroups()
+        cgroups = with_earlier(find_cgroups(), state / "cgroups")
         monitor = Monitor(
             source, host, state, labels=settings.labels, address=lambda: own_address(way), enforced=cgroups.enforced
         )

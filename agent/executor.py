@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from agent.accounts import AccountRefused, LocalAccounts
 from agent.cgroups import NONE, Cgroups
 from agent.launcher_link import LauncherLink
 from agent.preparation import Preparation
+from agent.run_cgroup import remove_all
 from agent.runs import Identity, RunDir, RunEvent, boot_id, existing
 from agent.socket_link import SocketLink
 from agent.survivors import Traces, end_all
@@ -36,9 +37,10 @@ from gpuq.protocol import RunOrder
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.2
-# Directories are deleted in a thread, those of this long together: on a disk that others keep busy the five calls for
-# each took a third of the event loop's time under a queue of short jobs.
-REMOVE_SECONDS = 0.1
+# Directories are deleted when nothing was launched for so long, or after the second at the latest: nobody waits for
+# it, and under a queue of short jobs it took a fifth of a millisecond from each, and on file systems that pass over
+# what was deleted lately (ext4 without a journal) as much again from each file made for the next.
+REMOVE_SECONDS, REMOVE_MAX_SECONDS = 0.1, 10.0
 
 
 class _Run:
@@ -77,6 +79,7 @@ class Executor:
         self._boot_id = boot_id()
         self._preparation = Preparation(self._boot_id, accounts, cgroups)
         self._doomed: list[RunDir] = []
+        self._launched = 0  # how many
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------- for the daemon
@@ -107,6 +110,7 @@ class Executor:
         if key in self._runs:
             return
         run = self._runs[key] = _Run(*key, self._directory(*key))
+        self._launched += 1
         try:
             launch = self._preparation.at_once(order, run.directory)
         except OSError as error:
@@ -189,9 +193,18 @@ class Executor:
             self._spawn(self._remove_doomed())
 
     async def _remove_doomed(self) -> None:
-        await asyncio.sleep(REMOVE_SECONDS)
+        latest, launched = time.monotonic() + REMOVE_MAX_SECONDS, -1
+        while launched != self._launched and time.monotonic() < latest:
+            launched = self._launched
+            await asyncio.sleep(REMOVE_SECONDS)
         doomed, self._doomed = self._doomed, []
-        await asyncio.to_thread(_remove_all, doomed)
+        await asyncio.to_thread(self._remove_all, doomed)
+
+    def _remove_all(self, directories: list[RunDir]) -> None:
+        """With what supervisors could not remove of the runs' control groups."""
+        for directory in directories:
+            remove_all(self._cgroups.left_of_run(directory.path.name))
+            directory.remove()
 
     def log_path(self, uid: AttemptUid, rank: int) -> Path:
         """Where the rank's log grows; the file exists from when its supervisor has started."""
@@ -214,7 +227,7 @@ class Executor:
         for run in self._runs.values():
             if run.link is not None:
                 run.link.close()
-        _remove_all(self._doomed)
+        self._remove_all(self._doomed)
         await self._launcher.close()
 
     # ---------------------------------------------------------------- launching
@@ -382,7 +395,7 @@ class Executor:
         # Simulated nodes share a machine: another rank of the attempt may run beside this one.
         marks = b"GPUQ_ATTEMPT=%s" % event.uid.encode(), b"GPUQ_NODE_RANK=%d" % event.rank
         launched = directory.launched()
-        groups = directory.groups()
+        groups = self._cgroups.left_of_run(directory.path.name)
         found = await end_all(Traces(marks, os.path.realpath(directory.path), launched, groups))
         run.task = None
         if not found and self._has_record(run):
@@ -411,8 +424,3 @@ class Executor:
 
 def _unprepared(error: OSError) -> str:
     return f"cannot prepare the run: {error.strerror}: {error.filename}"
-
-
-def _remove_all(directories: Iterable[RunDir]) -> None:
-    for directory in directories:
-        directory.remove()

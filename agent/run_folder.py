@@ -39,12 +39,6 @@ class RunFolder:
         with suppress(OSError):
             os.symlink(f"{launcher}:{pipe}:{process}:{start_time(process) or 0}", "traces", dir_fd=self.fd)
 
-    def note_groups(self, folders: list[str]) -> None:
-        """Notes the control groups of the run, for whoever has to end what is in them without its supervisor."""
-        if folders:
-            with suppress(OSError):
-                os.symlink("\n".join(folders), "groups", dir_fd=self.fd)
-
     def save(self, record: dict[str, Any], spool: Spool) -> bool:
         """Puts the exit record on disk for good; False if that is to be tried again.
 

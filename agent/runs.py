@@ -1,6 +1,6 @@
 """The directory of one rank on this machine: what the supervisor (supervisor.py) and the agent tell each other by it.
 
-STATE/runs/UID.RANK/   supervisor  groups  traces  log  sock  exit.json  job/script
+STATE/runs/UID.RANK/   supervisor  traces  log  sock  exit.json  job/script
 
 The script lies below a directory of its own: 'rm -rf "$(dirname "$0")"' at the end of a job is to delete nothing else.
 That of a job in another account lies in SCRIPTS, since nothing of STATE may be entered but by the agent's.
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.process_tree import start_time
-from agent.run_cgroup import remove_all
 from agent.survivors import Launched
 from gpuq.codec import decode
 from gpuq.errors import InvalidRequest
@@ -27,7 +26,7 @@ from gpuq.model import AttemptUid, EndReason, ExitRecord, RankPhase
 SCRIPTS = Path("/var/lib/gpuq-scripts")  # may be entered, not listed; each script is its account's alone
 _BARRED = "barred"
 # The end last: half a run never misleads.
-_FILES = ("log", "job/script", "sock", "exit.tmp", "traces", "groups", "supervisor", "exit.json")
+_FILES = ("log", "job/script", "sock", "exit.tmp", "traces", "supervisor", "exit.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +151,6 @@ class RunDir:
             return None
         return Launched((launcher, since), pipe, (leader, start))
 
-    def groups(self) -> list[str]:
-        """The folders of its control groups, as far as its supervisor has noted any."""
-        try:
-            return str((self.path / "groups").readlink()).split("\n")
-        except OSError:
-            return []
-
     @property
     def was_begun(self) -> bool:
         """Whether a supervisor has left anything here."""
@@ -175,8 +167,7 @@ class RunDir:
             return 0
 
     def remove(self) -> None:
-        """Deletes it, as far as it can be deleted, and what its supervisor could not remove of its control groups."""
-        remove_all(self.groups())
+        """Deletes it, as far as it can be deleted."""
         for path in (*(f"{self.path}/{name}" for name in _FILES), f"{SCRIPTS}/{self.path.name}"):
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108 -- half the time of a Path, and there are many

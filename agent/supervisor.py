@@ -9,7 +9,6 @@ The run directory:
 
     supervisor   symlink to 'BOOT-ID:PID:START'. Made once, by whoever comes first: a supervisor that finds it made
                  starts nothing, so an agent that makes it ('barred') knows that nothing ever will be started
-    groups       symlink to the run's control groups, one a line, if it has any (run_cgroup.py)
     traces       symlink to 'LAUNCHER-PID:START:PIPE:PID:START', the last two of what was started last: how to find what
                  is left if this process is killed
     log          what the job writes; it comes through a pipe (spool.py)
@@ -204,7 +203,6 @@ class Supervisor:
     def _enclose(self) -> None:
         if failed := self.cgroup.make():
             self.spool.note(f"limits of this job are not enforced: {failed}")
-        self.folder.note_groups(self.cgroup.folders)
 
     def _start_next(self) -> None:
         if self.done:

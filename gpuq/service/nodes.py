@@ -204,10 +204,14 @@ def as_ordered(attempt: Attempt, job: Job) -> tuple[Attempt, Job] | None:
 
     The first rank to accept moves the job on, the orders of the others may still have to leave.
     """
-    if attempt.stop is not None or job.state not in (JobState.ALLOCATED, JobState.STARTING):
+    if not _may_be_ordered(attempt, job):
         return None
     ranks = tuple(replace(rank, phase=RankPhase.ORDERED, started_at=None, exit=None) for rank in attempt.ranks)
     return replace(attempt, ranks=ranks), replace(job, state=JobState.ALLOCATED)
+
+
+def _may_be_ordered(attempt: Attempt, job: Job) -> bool:
+    return attempt.stop is None and job.state in (JobState.ALLOCATED, JobState.STARTING)
 
 
 # What an agent does for these is the same, and agents and supervisors of older versions know no other word.
@@ -233,7 +237,7 @@ def orders(view: ClusterView, name: NodeName, request: SyncRequest, ended: froze
         assert job is not None
         if attempt.stop is not None:
             stop.append(StopOrder(attempt.uid, _TOLD.get(attempt.stop.kind, attempt.stop.kind), job.grace_seconds))
-        elif rank.phase is RankPhase.ORDERED and attempt.uid not in holds and as_ordered(attempt, job):
+        elif rank.phase is RankPhase.ORDERED and attempt.uid not in holds and _may_be_ordered(attempt, job):
             run.append((attempt, index))
         elif rank.phase is RankPhase.READY and attempt.may_go:
             go.append(attempt.uid)

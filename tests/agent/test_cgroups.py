@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cgroups import Cgroups, find_cgroups
+from agent.cgroups import Cgroups, find_cgroups, with_earlier
 from agent.process_tree import descendants, start_time
 from agent.run_cgroup import processes
 from gpuq.enforced import Enforced
@@ -266,3 +266,19 @@ def test_without_control_groups_nothing_is_promised(tmp_path):
     found = find_cgroups(machine_with(tmp_path / "proc", "", ""))
     assert found.of_run("abc.0", 3 * MIB, 2) == []
     assert found.enforced == Enforced(note="there are no control groups")
+
+
+def test_runs_of_an_agent_that_was_started_in_another_group_are_found_by_the_next(tmp_path: Path) -> None:
+    kept, there, here = tmp_path / "cgroups", tmp_path / "there", tmp_path / "here"
+    for root in (there, here):
+        (root / "ab.0").mkdir(parents=True)
+    first = with_earlier(Cgroups(1, memory=str(there)), kept)
+    assert (first.earlier, first.left_of("ab")) == ((), [str(there / "ab.0")])
+    second = with_earlier(Cgroups(1, pids=str(here), memory=str(here)), kept)
+    assert second.earlier == (str(there),)
+    assert second.left_of("ab") == second.left_of_run("ab.0") == [str(here / "ab.0"), str(there / "ab.0")]
+    assert second.left_of_run("ab.1") == []
+    (there / "ab.0").rmdir()
+    there.rmdir()
+    assert with_earlier(Cgroups(1, memory=str(here)), kept).earlier == ()
+    assert kept.read_text() == f"{here}\n"
