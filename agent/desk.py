@@ -297,7 +297,7 @@ class AgentDesk:
                 logger.info("run.accepted job=%s attempt=%d uid=%s", order.job.id, order.number, order.uid)
                 self._tenancies[order.uid] = _tenancy(order, time.monotonic())
                 self.executor.launch(order, deadline)
-                self.logs.watch(order.uid, order.rank, self._log_path(order), fresh=True)
+                self.logs.watch(order.uid, order.rank, self._log_path(order), True, order.log_cap_bytes)
             case Stop(uid, rank, kind, grace_seconds):
                 if not self.executor.stop(uid, rank, kind, grace_seconds):
                     logger.error("run.unstoppable uid=%s rank=%d", uid, rank)
@@ -356,7 +356,7 @@ class AgentDesk:
     def _follow_logs(self) -> None:
         """Has every log that is held shipped, from wherever the controller says it stands."""
         for order, end in self.directives.runs:
-            self.logs.watch(order.uid, order.rank, self._log_path(order), fresh=False)
+            self.logs.watch(order.uid, order.rank, self._log_path(order), False, order.log_cap_bytes)
             if end is not None:
                 self.logs.ended(order.uid, order.rank, end.log_size)
         self._note_busy()

@@ -243,6 +243,8 @@ class Directives:
 
     def _stop(self, stop: StopOrder, wall: float) -> list[Action]:
         entry = self._entries.get(stop.uid)
+        if entry is None and not _UID.fullmatch(stop.uid):
+            return []  # what is looked for by it, to be killed, would be more than one attempt's
         if entry is None:
             self._entries[stop.uid] = Entry(stop.uid, UNKNOWN_RANK, None, RankPhase.ORDERED)
             return [Bar(stop.uid, _NOT_STARTED), Sweep(stop.uid)]

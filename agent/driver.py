@@ -22,6 +22,7 @@ from typing import Any
 
 from agent.nvml import DriverAbsent, DriverFailing, DriverReading
 from gpuq.codec import decode
+from gpuq.errors import InvalidRequest
 
 # Opening NVML without persistence mode takes seconds on a machine with many GPUs: a child is given more than one call.
 GIVE_UP_SECONDS = 120.0
@@ -78,7 +79,10 @@ class Driver:
             raise DriverAbsent(answer["absent"])
         if "failing" in answer:
             raise DriverFailing(answer["failing"])
-        return decode(DriverReading, answer["reading"])
+        try:
+            return decode(DriverReading, answer["reading"])
+        except InvalidRequest as error:
+            raise DriverFailing(f"the NVIDIA driver says what cannot be: {error.message}") from error
 
     def close(self, patience: float = 1.0) -> None:
         """Ends the child: in peace if it answers, else killed. Never waits longer than patience, in seconds."""

@@ -337,6 +337,8 @@ class Executor:
         except (OSError, ValueError) as error:
             logger.error("run.unreadable run=%s error=%s", run.directory.path.name, error)  # noqa: TRY400
             text = "the identity of its supervisor cannot be read"
+        if not run.heard and reason is EndReason.SUPERVISOR_LOST:
+            reason, text = EndReason.NEVER_STARTED, "its supervisor died before it could start this"
         if identity is not None and identity.boot_id != self._boot_id:
             self._ended(run, EndReason.NODE_LOST, "the machine was restarted under it")
         else:
@@ -386,7 +388,7 @@ class Executor:
         event, directory = run.event, run.directory
         with contextlib.suppress(OSError, ValueError):
             directory.identity()  # a supervisor that has not begun is kept from it
-        lost = reason is EndReason.SUPERVISOR_LOST or run.begun or directory.was_begun
+        lost = reason is EndReason.SUPERVISOR_LOST or run.begun or (run.heard and directory.was_begun)
         if lost:
             logger.error("supervisor.lost run=%s", directory.path.name)
             self._emit(run, replace(event, stopping=True))

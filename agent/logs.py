@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.spool import ALIGN
 from gpuq import holes
 from gpuq.errors import GpuqError, Unavailable
 from gpuq.holes import Hole
@@ -58,6 +59,7 @@ class _Piece:
 @dataclass(slots=True)
 class _Spool:
     path: Path
+    cap: int
     acked: int | None  # bytes the controller has; None: it has to be asked
     final: int | None = None  # size on record, once the run has ended
     size: int = 0  # when last looked at
@@ -101,10 +103,13 @@ class LogShipper:
         self._most = MAX_CHUNKS
         self._first = 0  # whose turn it is to come first in a shipment
 
-    def watch(self, uid: AttemptUid, rank: int, path: Path, fresh: bool) -> None:
-        """Follow this log. fresh: the run starts now, so the controller has nothing of it; else it is asked."""
+    def watch(self, uid: AttemptUid, rank: int, path: Path, fresh: bool, cap: int = 0) -> None:
+        """Follow this log. fresh: the run starts now, so the controller has nothing of it; else it is asked.
+
+        cap: of what is longer only the first and last half are kept, together so many bytes; 0: all.
+        """
         if (uid, rank) not in self._spools:
-            self._spools[uid, rank] = _Spool(path, 0 if fresh else None)
+            self._spools[uid, rank] = _Spool(path, cap, 0 if fresh else None)
             if self._asleep:
                 self._wake.set()
 
@@ -233,16 +238,23 @@ def _piece(key: Key, spool: _Spool, room: int) -> _Piece:
     wanted = max(0, min(room, spool.size - offset))
     try:
         with spool.path.open("rb") as file:
-            hole = holes.find(file.fileno(), spool.size)
+            hole = _given_back(file.fileno(), spool)
             while True:
                 if hole is not None and hole.start <= offset < hole.end:
                     offset = hole.end
                 until = hole.start if hole is not None and offset < hole.start else spool.size
                 wanted = max(0, min(wanted, until - offset))
                 data = os.pread(file.fileno(), wanted, offset)
-                before, hole = hole, holes.find(file.fileno(), spool.size)
+                before, hole = hole, _given_back(file.fileno(), spool)
                 if hole == before:  # else what was read may have been given back meanwhile
                     break
     except OSError as error:
         logger.debug("logs.unreadable path=%s error=%r", spool.path, str(error))
     return _Piece(key, offset, data, cut_short=len(data) < wanted, hole=hole)
+
+
+def _given_back(fd: int, spool: _Spool) -> Hole | None:
+    """The middle that the cap has cost. A file that somebody cut short has a hole as well, but before that: what the
+    controller has of that part is good.
+    """
+    return holes.find(fd, spool.size, spool.cap // 2 // ALIGN * ALIGN) if spool.cap else None

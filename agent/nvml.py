@@ -27,6 +27,7 @@ LIBRARY = "libnvidia-ml.so.1"
 REPROBE_SECONDS = 60.0
 _SWITCH = "switch"  # in place of an address
 _SWITCH_TYPE = 2  # NVML_NVLINK_DEVICE_TYPE_SWITCH, which older bindings do not name
+_LARGEST = 2**63 - 1  # that can be told to anybody (gpuq/codec.py)
 _MAX_XIDS = 64  # taken in one reading: a GPU that fails may raise them faster than they are read
 # What holds clocks back, by the names of the library's constants; that a GPU is idle or was told so is no trouble.
 _THROTTLES = {
@@ -196,7 +197,7 @@ class Nvml:
         return None if mask is None else tuple(text for name, text in _THROTTLES.items() if mask & getattr(lib, name))
 
     def _ecc(self, handle: Any, kind: int) -> int | None:
-        return self._optional(self._lib.nvmlDeviceGetTotalEccErrors, handle, kind, self._lib.NVML_VOLATILE_ECC)
+        return _number(self._optional(self._lib.nvmlDeviceGetTotalEccErrors, handle, kind, self._lib.NVML_VOLATILE_ECC))
 
     def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:
         """Those that compute, by pid. A pid is the host's: in a container it may be that of nobody there."""
@@ -204,13 +205,13 @@ class Nvml:
         found = self._optional(lib.nvmlDeviceGetComputeRunningProcesses_v3, handle)
         if found is None:  # a driver before 510
             found = self._optional(lib.nvmlDeviceGetComputeRunningProcesses_v2, handle) or ()
-        processes = sorted((int(p.pid), p.usedGpuMemory) for p in found)
-        return tuple(GpuProcess(pid, memory and int(memory)) for pid, memory in processes[:MAX_GPU_PROCESSES])
+        processes = sorted(found, key=lambda p: int(p.pid))
+        return tuple(GpuProcess(int(p.pid), _number(p.usedGpuMemory)) for p in processes[:MAX_GPU_PROCESSES])
 
     def _other_memory(self, handle: Any, computing: tuple[GpuProcess, ...]) -> int:
         known = {process.pid for process in computing}
         drawing = self._optional(self._lib.nvmlDeviceGetGraphicsRunningProcesses_v3, handle) or ()
-        return sum(int(p.usedGpuMemory or 0) for p in drawing if p.pid not in known)
+        return sum(_number(p.usedGpuMemory) or 0 for p in drawing if p.pid not in known)
 
     def _identify(self, index: int) -> tuple[Any, str, str]:
         if index not in self._identity:
@@ -278,7 +279,7 @@ class Nvml:
                 return  # mostly a timeout: there is none
             index = by_address.get(_address(event.device))
             if index is not None and event.eventType == lib.nvmlEventTypeXidCriticalError:
-                self._xids.setdefault(index, []).append(int(event.eventData))
+                self._xids.setdefault(index, []).append(_number(event.eventData) or 0)  # 0: an error of no known kind
 
     def _memory(self, handle: Any) -> tuple[int | None, int | None]:
         """Total and used bytes, as nvidia-smi shows them; both None where GPU and host share their memory.
@@ -292,7 +293,7 @@ class Nvml:
                 info = self._required(lib.nvmlDeviceGetMemoryInfo, handle)
             except _Unsupported:
                 return None, None
-        return int(info.total), int(info.used)
+        return _number(info.total), _number(info.used)
 
     def _required(self, call: Callable[..., T], *args: Any) -> T:
         """What a working device must be able to say; raises _DeviceFailing, or NVMLError if all of NVML fails."""
@@ -335,6 +336,11 @@ class Nvml:
 
 class _Unsupported(_DeviceFailing):
     pass
+
+
+def _number(told: Any) -> int | None:
+    """What the driver counts; None for what it cannot have counted: in some answers that is how it says so."""
+    return int(told) if told is not None and 0 <= told <= _LARGEST else None
 
 
 def _address(handle: Any) -> int | None:

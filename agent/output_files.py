@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 from contextlib import suppress
 from typing import NoReturn
@@ -52,8 +53,9 @@ def _copy(read: int, file: int, log: int, path: str) -> NoReturn:
     try:
         os.setsid()
         _libc.prctl(_PR_SET_NAME, ctypes.addressof(_name), 0, 0, 0)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # what the job writes when it is told to end must arrive
+        # What the job writes when it is told to end must arrive; a file that takes no more is an error like any other.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
         for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
             if fd not in (read, file, log):
                 with suppress(OSError):
@@ -73,4 +75,9 @@ def _copy(read: int, file: int, log: int, path: str) -> NoReturn:
 
 def _write_all(fd: int, data: bytes) -> None:
     while data:
-        data = data[os.write(fd, data) :]
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:  # the job has the same pipe open, and has set it so for everyone
+            room = select.poll()
+            room.register(fd, select.POLLOUT)
+            room.poll()

@@ -19,6 +19,8 @@ from agent.process_tree import kill_each, read_proc
 
 _PATIENCE_SECONDS = 0.5  # for what was killed to be gone from a group; then it is left to whoever looks next
 _LOOK_SECONDS = 0.01
+_MEMORY = ("memory.max", "memory.limit_in_bytes")
+_ROOM_TO_START = 16 << 20  # arguments and environment, of 2 MiB at most, and what exec takes: else who spawns is killed
 _NOT_EVERYWHERE = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # kernels without swap, or without its accounts
 
 
@@ -57,8 +59,9 @@ class RunCgroup:
 
     @property
     def has_way_back(self) -> bool:
-        """Whether the supervisor can leave them after it has joined them."""
-        return len(self._homes) == len(self._doors)
+        """Whether the supervisor can leave them after it has joined them, and be sure to live until then."""
+        limits = (value for _, files, _ in self._wanted for name, value in files.items() if name in _MEMORY)
+        return len(self._homes) == len(self._doors) and all(int(value) >= _ROOM_TO_START for value in limits)
 
     def leave(self) -> None:
         """Takes the calling process, which has joined, back to where it was."""

@@ -24,8 +24,10 @@ _HALT_AND_REBOOT = b"06"
 
 
 def may_be_shutdown(exit_code: int | None, number: int | None) -> bool:
-    """Whether a main process that ended so may have been ended by init; a shell says 128 + signal for what it ran."""
-    return number in ENDED_BY_INIT or (exit_code is not None and exit_code - 128 in ENDED_BY_INIT)
+    """Whether a process that ended so may have been ended by init: by its signal, or as programs end that are told to
+    by one, which may be in any way but well. torchrun says 1, a shell 128 + signal.
+    """
+    return number in ENDED_BY_INIT or bool(exit_code)
 
 
 def goes_down(proc: str = "/proc", run: str = "/run") -> bool:

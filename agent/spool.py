@@ -29,7 +29,7 @@ _LOUD_PIPE = 1 << 20  # for a job that filled the usual 64 KiB between two looks
 PAUSE_SECONDS = 0.004
 FULL_DISK_SECONDS = 1.0  # until it is tried again
 FULL_DISK_PATIENCE_SECONDS = 10.0  # for which the job is held up; then it goes on, and its output is lost
-_ALIGN = 4096  # of a hole: file systems free whole blocks
+ALIGN = 4096  # of a hole: file systems free whole blocks
 _STEPS = 16  # in which half a cap is given back: each costs a few calls
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
 
@@ -100,7 +100,9 @@ class Spool:
     def finish(self) -> int:
         """Writes all that there is, when nobody is left who could write more; returns the size of the log on disk."""
         self._most_pending = 1 << 62
-        while self.take() is None:
+        # No more than the pipe can hold: somebody outside of the job may write to it without end.
+        until = self._taken + fcntl.fcntl(self.read_end, fcntl.F_GETPIPE_SZ)
+        while self._taken < until and self.take() is None:
             pass
         self._closing = True
         if self._thread_runs:
@@ -210,10 +212,10 @@ class Spool:
     def _release_middle(self) -> None:
         """Gives back what lies between the first and the last half cap."""
         half = self._cap // 2
-        end = (self._written - half) // _ALIGN * _ALIGN
-        if not self._cap or self._written <= self._cap or end - self._released < max(_ALIGN, half // _STEPS):
+        end = (self._written - half) // ALIGN * ALIGN
+        if not self._cap or self._written <= self._cap or end - self._released < max(ALIGN, half // _STEPS):
             return
-        start = half // _ALIGN * _ALIGN
+        start = half // ALIGN * ALIGN
         if end <= start:
             return
         if _libc.fallocate64(self.file, _KEEP_SIZE | _PUNCH_HOLE, start, end - start):

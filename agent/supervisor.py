@@ -340,6 +340,7 @@ class Supervisor:
                 self.spool.note(f"{which} failed with {how} after {took:.1f} s")
                 self.status = status
                 self._give_up("setup_failed", f"{which} ('{self.setup[self.step][0]}') failed with {how}")
+                self._ended_for_another_reason(status)
             else:
                 self.spool.note(f"{which} done in {took:.1f} s")
                 self.env = environment_after(self.env, self.dump) | self.kept
@@ -357,7 +358,7 @@ class Supervisor:
             self.channels.hang_up()
 
     def _ended_for_another_reason(self, status: int) -> None:
-        """Where the signal that ended the job was nobody's wish that it end: its time was up, or the machine's."""
+        """Where what ended the job was nobody's wish that it end: its time was up, or the machine's."""
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         if self.stopped is not None:

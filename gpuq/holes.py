@@ -1,7 +1,6 @@
 """Files whose middle was given back to the disk: where it is missing, and how it is given back.
 
-The file itself is what knows: what was written is there, and nothing else makes holes in logs. Where a file system
-cannot have holes there are none.
+The file itself is what knows: what was written is there. Where a file system cannot have holes there are none.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ class Hole(NamedTuple):
     end: int
 
 
-def find(fd: int, size: int) -> Hole | None:
-    """The first hole within the first `size` bytes of a file."""
+def find(fd: int, size: int, behind: int = 0) -> Hole | None:
+    """The first hole within the first `size` bytes of a file, or what of it lies behind an offset."""
     if size < LEAST_BYTES:
         return None
     try:
-        start = os.lseek(fd, 0, os.SEEK_HOLE)
+        start = os.lseek(fd, behind, os.SEEK_HOLE)
         if start >= size:
             return None
         return Hole(start, min(size, os.lseek(fd, start, os.SEEK_DATA)))

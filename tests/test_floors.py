@@ -97,7 +97,7 @@ DOORS: dict[str, tuple[Sequence[str], str]] = {
     "tomllib": (["gpuq/config.py"], "one reader of the config"),
     "subprocess": (
         [
-            "agent/login.py",
+            "agent/login*.py",
             "agent/supervisor.py",
             "agent/launcher*.py",
             "agent/output_files.py",
@@ -115,7 +115,7 @@ DOORS: dict[str, tuple[Sequence[str], str]] = {
     "multiprocessing": ([], "it forks grown processes: 85 a second; the launcher spawns"),
     "signal": (
         [
-            "agent/login.py",
+            "agent/login*.py",
             "agent/supervisor.py",
             "agent/launcher*.py",
             "agent/output_files.py",

@@ -188,6 +188,7 @@ async def _write(
     body = call.body
 
     def took() -> bool:
+        call.judge()  # what waits for room may wait for longer than the rights to bring it last
         pipe.take(offset, body)
         if pipe.end is None or pipe.base is None:
             return False

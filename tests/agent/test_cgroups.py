@@ -61,6 +61,17 @@ def test_a_job_beyond_its_memory_is_killed_and_the_kernel_says_why(tmp_path):
 
 
 @with_limits
+def test_a_job_that_has_not_the_memory_to_start_costs_nobody_but_itself(tmp_path):
+    async def scenario():
+        async with machine(tmp_path, GROUPS) as m:
+            job = order("true")
+            end = await m.result(replace(job, ranks=(Rank(job.ranks[0].node, (), 0, 64 << 10),)))
+            assert (end.reason, end.signal, end.oom_kills) == (EndReason.EXITED, signal.SIGKILL, 1)
+
+    asyncio.run(scenario())
+
+
+@with_limits
 def test_a_killed_child_is_counted_though_the_job_ends_by_itself(tmp_path):
     async def scenario():
         async with machine(tmp_path, GROUPS) as m:

@@ -14,7 +14,7 @@ from agent.runs import RunEvent
 from gpuq.accounts import Accounts, JobsOf
 from gpuq.model import AttemptUid, EndReason, ExitRecord, OnLost, RankPhase, StopKind
 from gpuq.node import GpuHealth
-from gpuq.protocol import UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, SyncRequest
+from gpuq.protocol import UNKNOWN_RANK, GpuPardon, RankReport, RunOrder, StopOrder, SyncRequest
 from tests.agent.orders import NODE, exited, inventory, reply_to, run_order, stop_order, uid
 
 
@@ -188,6 +188,14 @@ def test_stop_for_an_unknown_attempt_bars_it_and_reports_only_when_its_remains_a
     assert report
     assert report.exit
     assert (report.phase, report.exit.reason, report.exit.ended_at) == (RankPhase.ENDED, EndReason.NEVER_STARTED, 7.0)
+
+
+@pytest.mark.parametrize("name", ["*", "../system.slice/ssh", "", "a\nb"])
+def test_stop_for_what_is_no_attempts_name_looks_for_nothing_and_ends_nothing(name: str) -> None:
+    d = fresh()
+    order = StopOrder(AttemptUid(name), StopKind.CANCEL, 0)
+    assert exchange(d, stop=(order,)) == []
+    assert d.holds == ()
 
 
 def test_answer_that_stops_and_runs_one_attempt_never_starts_it() -> None:

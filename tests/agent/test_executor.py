@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -224,6 +225,20 @@ def test_code_and_launcher_may_vanish_under_a_running_job(tmp_path):
             end = await m.end(job)
             assert (end.signal, end.stopped) == (signal.SIGKILL, StopKind.CANCEL)
             assert (m.run_dir(job) / "exit.json").exists()
+
+    asyncio.run(scenario())
+
+
+def test_supervisor_that_cannot_begin_is_a_run_never_started(tmp_path):
+    async def scenario():
+        async with machine(tmp_path) as m:
+            launcher = m.executor._launcher.pid
+            (_, hard), found = resource.prlimit(launcher, resource.RLIMIT_NOFILE), []
+            for files in (9, 10):  # it may open so many: not for its pipe, or not for its log
+                resource.prlimit(launcher, resource.RLIMIT_NOFILE, (files, hard))
+                found.append((await m.result(shell("echo ran >>ran", cwd=str(tmp_path)))).reason)
+            assert set(found) == {EndReason.NEVER_STARTED}
+            assert not (tmp_path / "ran").exists()
 
     asyncio.run(scenario())
 

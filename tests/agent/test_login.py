@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import signal
 import uuid
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ import pytest
 
 from agent import login as login_module
 from agent.login import login_environment
+from agent.process_tree import start_time
 from gpuq.model import AttemptUid, EndReason, StopKind
 from tests.agent.executions import PATH, machine, order
 
@@ -74,6 +74,9 @@ def test_login_environment_is_what_the_account_exports():
     [
         ("export MINE=1; echo hello; printf 'A=1\\0'", True),
         ("export MINE=1; sleep 50 & echo $! >background", True),
+        ("export MINE=1; setsid sh -c 'trap \"\" TERM HUP; echo $$ >background; sleep 50' & sleep 0.2", True),
+        ("setsid sh -c 'echo $$ >background; sleep 50' & sleep 50", False),
+        ("export MINE=1; head -c 65M /dev/zero || touch refused", False),
         ("sleep 50", False),
         ("exit 3", False),
     ],
@@ -86,7 +89,9 @@ def test_a_profile_that_talks_or_hangs_does_no_harm(tmp_path, monkeypatch, profi
     monkeypatch.setattr(login_module, "LOGIN_SECONDS", 1.0)
     found = asyncio.run(login_environment())
     if (tmp_path / "background").exists():
-        os.kill(int((tmp_path / "background").read_text()), signal.SIGKILL)
+        pid = int((tmp_path / "background").read_text())
+        assert start_time(pid) is None, "it is in no job, and would run for ever"
     assert found["HOME"] == str(tmp_path)
     assert (found.get("MINE") == "1") is survives
     assert "A" not in found
+    assert (tmp_path / "refused").exists() is ("refused" in profile)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent.logs import BODY_BYTES, BYTES_PER_SECOND, LogShipper
+from agent.spool import Spool
 from gpuq.errors import GpuqError, InvalidRequest, Unavailable
 from gpuq.holes import Hole, punch
 from gpuq.model import AttemptUid
 from gpuq.protocol import MAX_LOG_POST_BYTES, LogAck, LogReply, LogShipment
+from gpuq.store.logfiles import LogFiles
 from tests.agent.orders import uid
 
 
@@ -80,8 +83,8 @@ class Node:
         with self.path(name).open("ab") as file:
             file.write(data)
 
-    def watch(self, name: str, fresh: bool = True) -> None:
-        self.shipper.watch(uid(name), 0, self.path(name), fresh)
+    def watch(self, name: str, fresh: bool = True, cap: int = 0) -> None:
+        self.shipper.watch(uid(name), 0, self.path(name), fresh, cap)
 
     def end(self, name: str, size: int | None = None) -> int:
         size = self.path(name).stat().st_size if size is None else size
@@ -269,7 +272,7 @@ def test_what_the_cap_released_is_not_shipped_and_the_rest_arrives_behind_it(tmp
         node.write("a", b"h" * 2 * mib + b"m" * 8 * mib + b"t" * mib)
         with node.path("a").open("r+b") as file:
             assert punch(file.fileno(), Hole(2 * mib, 10 * mib))
-        node.watch("a")
+        node.watch("a", cap=4 * mib)
         size = node.end("a")
         await until(lambda: node.told.get(uid("a")) == size)
         assert node.controller.logs["a"] == b"h" * 2 * mib + bytes(8 * mib) + b"t" * mib
@@ -278,6 +281,44 @@ def test_what_the_cap_released_is_not_shipped_and_the_rest_arrives_behind_it(tmp
         assert {(chunk.hole_start, chunk.hole_end) for chunk in chunks} == {(2 * mib, 10 * mib)}
 
     play(tmp_path, scene)
+
+
+def test_what_the_controller_has_of_a_log_outlives_that_somebody_cut_it_here(tmp_path: Path) -> None:
+    files, mib = LogFiles(tmp_path / "controller"), 1 << 20
+    log = AttemptUid("0123456789abcdef"), 0
+
+    class Controller:
+        async def ship_logs(self, shipment: LogShipment, body: bytes) -> LogReply:
+            (chunk,) = shipment.chunks
+            hole = Hole(chunk.hole_start, chunk.hole_end) if chunk.hole_end else None
+            return LogReply((LogAck(*log, files.append(log, [(chunk.offset, body)], hole)),))
+
+    async def told(uid: AttemptUid, rank: int, size: int) -> None:
+        pass
+
+    async def scene() -> None:
+        spool = Spool(threaded=False, cap=16 * mib)
+        folder = os.open(tmp_path, os.O_RDONLY)
+        spool.open(folder)
+        shipper = LogShipper(Controller(), told)
+        shipping = asyncio.ensure_future(shipper.run())
+        try:
+            spool.put(b"b" * 2 * mib)
+            shipper.watch(*log, tmp_path / "log", fresh=True, cap=16 * mib)
+            await until(lambda: files.size(log) == 2 * mib)
+            os.truncate(tmp_path / "log", 0)
+            spool.put(b"after")
+            shipper.ended(*log, spool.finish())
+            await until(lambda: files.size(log) > 2 * mib)
+            assert files.read(log, 0, 3 * mib)[1][: 2 * mib] == b"b" * 2 * mib
+            assert files.read(log, files.size(log) - 5, 5)[1] == b"after"
+        finally:
+            shipping.cancel()
+            await asyncio.gather(shipping, return_exceptions=True)
+            spool.close()
+            os.close(folder)
+
+    asyncio.run(scene())
 
 
 def test_a_job_that_prints_without_end_leaves_room_for_others(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from agent.driver import Driver
 from agent.faults import PROBE_SECONDS
 from agent.gpus import RealGpus
-from agent.nvml import REPROBE_SECONDS
+from agent.nvml import REPROBE_SECONDS, DriverFailing
 from agent.selection import ALL
 from gpuq.node import Gpu, GpuHealth
 from tests.agent.fake_nvml.machine import DEADLINE_SECONDS, Machine, build_library, gpu
@@ -48,6 +50,33 @@ def read_until_known(machine: Machine) -> dict[str, Any]:
         if (reading["gpus"] and "unknown" not in health(reading)) or time.monotonic() > deadline:
             return reading
         time.sleep(0.02)
+
+
+def test_a_number_that_cannot_be_is_not_known_and_costs_nobody_a_gpu(machine: Machine) -> None:
+    none = (1 << 64) - 1
+    machine.has([gpu(0), gpu(1, total=none, used=none, reserved=0, ecc_u=none, pids=f"7:{GIB},7:{none}"), gpu(2)])
+    reading = machine.read()
+    sample = reading["samples"][1]
+    assert health(reading) == ["ok"] * 3
+    assert (reading["gpus"][1]["memory_total_bytes"], sample["memory_used_bytes"], sample["ecc_uncorrected"]) == (
+        None,
+        None,
+        None,
+    )
+    assert [(p["pid"], p["memory_used_bytes"]) for p in sample["processes"]] == [(7, GIB), (7, None)]
+
+
+def test_an_answer_that_cannot_be_is_a_driver_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = tmp_path / "child"
+    child.write_text("""#!/bin/sh\nread asked\necho '{"reading": {"devices": 7}}' >&0\nread asked\n""")
+    child.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(child))
+    driver = Driver()
+    try:
+        with pytest.raises(DriverFailing, match="says what cannot be"):
+            driver.read(0.0, 10.0)
+    finally:
+        driver.close()
 
 
 def test_inventory_and_sample_come_as_the_driver_tells_them(machine: Machine) -> None:

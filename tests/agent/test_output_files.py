@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -90,6 +92,48 @@ def test_what_a_job_writes_when_it_is_told_to_end_arrives(tmp_path):
             end = await m.end(job)
             text = (tmp_path / "out").read_text()
             assert (end.exit_code, text.split()[0], text.split()[-1]) == (0, "up", "saved")
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_that_goes_away_costs_its_fifo_only(tmp_path):
+    async def scenario():
+        async with machine(tmp_path) as m:
+            os.mkfifo(tmp_path / "fifo")
+            reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+            job = shell("echo one; read < go; echo two; echo three", cwd=str(tmp_path), output="fifo")
+            os.mkfifo(tmp_path / "go")
+            m.executor.launch(job)
+            await m.logged(job, b"one")
+            os.close(reader)
+            (tmp_path / "go").write_text("now\n")
+            end = await m.end(job)
+            said = f"\n[gpuq] {tmp_path}/fifo gets no more of this: Broken pipe\n".encode()
+            assert said in m.log(job)
+            assert (end.exit_code, m.log(job).replace(said, b"")) == (0, b"one\ntwo\nthree\n")
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_will_not_wait_for_its_output_costs_its_other_output_nothing(tmp_path):
+    text = """
+        import os
+        os.set_blocking(1, False)
+        for n in range(3000):
+            try:
+                os.write(1, b"." * 4096)
+            except BlockingIOError:
+                pass
+            os.write(2, b"%d\\n" % n)
+    """
+
+    async def scenario():
+        async with machine(tmp_path) as m:
+            job = order("python3", "-c", textwrap.dedent(text), cwd=str(tmp_path), error="err")
+            end = await m.result(job)
+            expected = b"".join(b"%d\n" % n for n in range(3000))
+            assert (end.exit_code, end.signal, (tmp_path / "err").read_bytes() == expected) == (0, None, True)
+            assert m.log(job).replace(b".", b"") == expected
 
     asyncio.run(scenario())
 

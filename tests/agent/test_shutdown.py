@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,10 +42,40 @@ def test_this_machine_stays_up():
 
 @pytest.mark.parametrize(
     ("code", "signal", "may"),
-    [(None, 15, True), (None, 9, True), (None, 1, True), (143, None, True), (0, None, False), (1, None, False)],
+    [(None, 15, True), (None, 9, True), (None, 1, True), (143, None, True), (0, None, False), (1, None, True)],
 )
 def test_only_ends_that_init_may_have_made_are_looked_into(code, signal, may):
     assert may_be_shutdown(code, signal) is may
+
+
+ENDS = """
+import asyncio, sys
+from pathlib import Path
+from tests.agent.executions import machine, shell
+
+async def main():
+    async with machine(Path(sys.argv[1])) as m:
+        for job in (
+            shell("trap 'exit 1' TERM; kill $$; sleep 9"),  # as torchrun does
+            shell("kill $$"),
+            shell("true", setup=("kill $$",)),
+            shell("exit 0"),
+            shell("kill -SEGV $$"),
+        ):
+            print((await m.result(job)).reason.value)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /run of its own")
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd is asked here, and not told what to say")
+def test_a_machine_that_goes_down_takes_the_blame_for_whatever_it_ends(tmp_path):
+    run = utmp(tmp_path, "2", "6")
+    text = 'mount -n --bind "$1" /run && shift && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", text, "sh", run, sys.executable, "-c", ENDS, str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["node_lost", "node_lost", "node_lost", "exited", "exited"], done.stderr
 
 
 def test_a_signal_of_the_jobs_own_is_its_own():

@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,43 @@ def test_what_somebody_outside_the_tree_holds_open_does_not_keep_the_run(tmp_pat
                 os.close(fd)
 
     asyncio.run(scenario())
+
+
+@THREADED
+def test_what_somebody_outside_the_tree_writes_without_end_has_an_end_with_the_run(tmp_path, threaded, monkeypatch):
+    fast = os.write
+
+    def slow(fd, data):
+        time.sleep(0.002 if fd == made.file else 0)
+        return fast(fd, data)
+
+    with spool(tmp_path, threaded) as made:
+        monkeypatch.setattr(os, "write", slow)
+        outside = os.dup(made.write_end)
+        enough = threading.Event()
+
+        def write_on():
+            while not enough.is_set():
+                os.write(outside, bytes(1 << 20))
+
+        writers = [threading.Thread(target=write_on) for _ in range(4)]
+        os.write(outside, b"last")
+        for writer in writers:
+            writer.start()
+        timer = threading.Timer(2.0, enough.set)
+        timer.start()
+        try:
+            size = made.finish()
+            assert (size < 4 << 20, (tmp_path / "log").read_bytes()[:4]) == (True, b"last")
+            assert not enough.is_set()
+        finally:
+            timer.cancel()
+            enough.set()
+            os.set_blocking(made.read_end, False)
+            while any(writer.is_alive() for writer in writers):
+                with contextlib.suppress(BlockingIOError):
+                    os.read(made.read_end, 1 << 20)
+            os.close(outside)
 
 
 def test_log_that_somebody_cut_short_says_so_and_keeps_its_offsets(tmp_path):

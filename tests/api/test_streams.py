@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpuq.protocol import MAX_STREAM_COMMAND_BYTES, STREAM_WINDOW, StreamKind, StreamOrder
+from gpuq.protocol import API_PREFIX, MAX_STREAM_COMMAND_BYTES, STREAM_WINDOW, StreamKind, StreamOrder
 from tests.api.server import Agent, Answer, Running, until
 
 NewNode = Callable[[], Agent]
@@ -131,6 +131,22 @@ def test_asked_for_again_it_is_the_same_and_in_another_way_refused(both: Both) -
     assert _kinds(both) == events
     other = both.running.ask("POST", path, "ann", {"kind": "shell"}, request_id=both.id)
     assert "was used for another request" in other.refused(409)
+
+
+def test_bytes_that_wait_for_room_go_no_further_once_their_token_is_revoked(both: Both) -> None:
+    both.node("GET", offset=0)
+    both.client("POST", offset=0, raw=bytes(STREAM_WINDOW))
+    made = both.running.ask("POST", "/tokens", "root", {"user": "ann"}).json
+    connection = both.running.connect()
+    try:
+        path = API_PREFIX + _path(f"/streams/{both.id}", {"offset": STREAM_WINDOW, "wait": 5})
+        connection.request("POST", path, b"rm -rf /\n", {"authorization": f"Bearer {made['token']}"})
+        assert both.running.ask("POST", f"/tokens/{made['id']}/revoke", "root", {}).status == 200
+        both.node("GET", offset=STREAM_WINDOW)  # there is room now
+        assert connection.getresponse().status == 401
+        assert both.node("GET", offset=STREAM_WINDOW).body == b""
+    finally:
+        connection.close()
 
 
 def _kinds(both: Both) -> list[str]:
