@@ -140,6 +140,8 @@ class Supervisor:
         self._announce()
         self.clients.serve(self.first, self._act)  # a stop may have come right behind the launch
         self._enclose()
+        if self.time_limit is not None:  # set-up lines count: what the job holds is promised to others for then
+            self.limit_at = _boottime() + self.time_limit
         self._keep_limits()
         self._start_next()
         while not (self._reap() and self.done):
@@ -279,10 +281,8 @@ class Supervisor:
     def _is_running(self) -> None:
         self.reason = "exited"
         self.phase, self.started_at = "running", time.time()
-        if self.time_limit is not None:
-            self.limit_at = _boottime() + self.time_limit
-            if self.warning is not None:
-                self.warn_at = max(0.0, self.limit_at - self.warning[1])
+        if self.limit_at is not None and self.warning is not None:
+            self.warn_at = max(0.0, self.limit_at - self.warning[1])
         self._announce()
 
     def _warn(self) -> None:

@@ -88,11 +88,13 @@ def judge(job: Job, attempt: Attempt, rank: Rank, exit: ExitRecord, no_account: 
     if exit.reason is EndReason.NODE_LOST or exit.stopped is StopKind.FENCE:
         cause = Cause(CauseCode.NODE_LOST, exit.text or f"node {rank.node} was lost")
         return _loss(job, cause) if job.requeue else Verdict(JobEvent.FAIL, cause)
+    if exit.stopped is StopKind.TIME_LIMIT:
+        in_setup = f"reached its time limit: {exit.text}" if exit.reason is EndReason.SETUP_FAILED else ""
+        text = in_setup or exit.text or "reached its time limit"
+        return _own_failure(job, wish, Cause(CauseCode.TIME_LIMIT, text))
     if exit.reason is EndReason.NEVER_STARTED and rank.started_at is None and wish in (None, StopKind.SIBLING):
         cause = Cause(CauseCode.NEVER_STARTED, exit.text or "never started")
         return Verdict(JobEvent.REQUEUE, cause) if no_account else _loss(job, cause)
-    if exit.stopped is StopKind.TIME_LIMIT:
-        return _own_failure(job, wish, Cause(CauseCode.TIME_LIMIT, exit.text or "reached its time limit"))
     if exit.reason is EndReason.SETUP_FAILED:
         return _own_failure(job, wish, Cause(CauseCode.SETUP_FAILED, exit.text or "set-up failed"))
     if exit.reason is EndReason.LAUNCH_FAILED:

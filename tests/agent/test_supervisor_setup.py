@@ -24,6 +24,16 @@ def test_stop_during_set_up_ends_it_and_starts_no_job(tmp_path):
     asyncio.run(scenario())
 
 
+def test_the_time_limit_counts_from_the_first_set_up_line(tmp_path):
+    async def scenario():
+        async with machine(tmp_path) as m:
+            end = await m.result(shell("echo ran", setup=("sleep 300",), time_limit=1))
+            assert (end.reason, end.stopped, end.started_at) == (EndReason.SETUP_FAILED, StopKind.TIME_LIMIT, None)
+            assert end.text == "stopped in setup 1/1"
+
+    asyncio.run(scenario())
+
+
 def test_set_up_lines_change_the_jobs_environment_and_are_labelled(tmp_path):
     (tmp_path / "env.sh").write_text("export FROM_FILE='a\nb'\nunset GONE\nnot_exported=1\n")
     setup = (

@@ -57,20 +57,25 @@ def test_whatever_a_nodes_clock_says_a_job_started_after_its_grant_and_has_ended
     assert desk.attempt(job).ranks[0].exit == exit
 
 
+LATE = "reached its time limit"
+
+
 @pytest.mark.parametrize(
     ("exit", "state", "cause"),
     [
         (exited(0), "SUCCEEDED", None),
         (exited(3), "FAILED", ("exit_code", "exit code 3")),
         (exited(None, signal=11), "FAILED", ("signal", "killed by signal 11")),
-        (exited(None, signal=15, stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", "reached its time limit")),
-        (exited(0, stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", "reached its time limit")),
+        (exited(None, signal=15, stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", LATE)),
+        (exited(0, stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", LATE)),
         (exited(None, signal=9, oom_kills=1), "FAILED", ("oom", KILLED)),
         (exited(1, oom_kills=1), "FAILED", ("oom", KILLED)),
         (exited(0, oom_kills=1), "SUCCEEDED", None),
         (exited(1, gpu_oom="CUDA out of memory."), "FAILED", ("gpu_oom", "CUDA out of memory.")),
         (exited(1, gpu_oom="CUDA out of memory.", oom_kills=1), "FAILED", ("oom", KILLED)),
         (failed(EndReason.SETUP_FAILED, text="no such venv"), "FAILED", ("setup_failed", "no such venv")),
+        (failed(EndReason.SETUP_FAILED, text="in setup 1/2", stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", f"{LATE}: in setup 1/2")),
+        (failed(EndReason.NEVER_STARTED, stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", LATE)),
         (failed(EndReason.LAUNCH_FAILED), "FAILED", ("launch_failed", "could not be launched")),
         (failed(EndReason.SUPERVISOR_LOST), "FAILED", ("supervisor_lost", "its supervisor was lost")),
         # A stop that a controller ordered before it was restored: it was still no accident.
