@@ -187,8 +187,8 @@ class _Pass:
         ranks = None
         none = self._full_beside if outlasts else self._full
         if job.request not in self._full and job.request not in none:
-            kept = first.keeps(job.request) if first is not None and outlasts else ()
-            ranks = self._chooser.choose(_without(kept, job.request))
+            beside = first if outlasts else None
+            ranks = self._chooser.choose(job.request) if beside is None else self._beside(beside, job.request)
             if ranks is None:
                 none.add(job.request)
         if ranks is None:
@@ -201,6 +201,13 @@ class _Pass:
                 first.take(ranks)
                 self._full_beside.clear()  # another node may have become of no use to the first
         self._new.append(hold_of_new(lane, self._now, self._predicts, ranks))
+        return ranks
+
+    def _beside(self, first: Reservation, request: Request) -> tuple[Rank, ...] | None:
+        """A place that leaves the first its room."""
+        kept = first.keeps(request)
+        while (ranks := self._chooser.choose(_without(kept, request))) and (lost := first.lost_by(ranks)):
+            kept += lost
         return ranks
 
     def _outlasts(self, lane: Lane) -> bool:
