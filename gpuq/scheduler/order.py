@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from gpuq.model import Job, Lane, Now, Waiting
+from gpuq.scheduler.promise import stays_first
 from gpuq.view import ClusterView
 
 Key = tuple[float, ...]
@@ -45,7 +46,7 @@ def by_known_length(view: ClusterView, now: Now) -> Order:
 
 def by_expectation(view: ClusterView, now: Now) -> Order:
     """Within a band of priority first those whose users have had little, then by when they were submitted, with a
-    delay for those that are not expected to be short.
+    delay for those that are not expected to be short. Before all of them whoever was promised room.
 
     The delay is a part of the time it takes to work off what waits now: what waits comes before most of what is
     submitted after it, however short.
@@ -55,9 +56,13 @@ def by_expectation(view: ClusterView, now: Now) -> Order:
     short = SHORT * view.run_times.typical(wall)
     delay = YIELDS * (LEAST_SECONDS + backlog_seconds(view, now)) if predicts else 0.0
     firsts: dict[tuple[str, int, str], Key] = {}  # what many lanes share of their keys
+    promised = stays_first(view)
+    its_lane = None if promised is None else promised.lane
 
     def key(lane: Lane, job: Job | Waiting) -> Key:
         limit, kind = lane.time_limit_seconds, lane.kind
+        if promised is not None and lane == its_lane and job.rank_in_queue <= promised.rank_in_queue:
+            return *band(lane), -1.0, job.submitted_at, *job.rank_in_queue[1:]  # in turn with those of its lane
         of = lane.queue, lane.priority, kind.user
         first = firsts.get(of)
         if first is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -22,6 +22,7 @@ from gpuq.scheduler.fit import Room, empty, fits
 from gpuq.scheduler.limits import startable
 from gpuq.scheduler.order import Key, Order
 from gpuq.scheduler.preempt import preemptions
+from gpuq.scheduler.promise import stays_first
 from gpuq.scheduler.quota import Quotas
 from gpuq.view import ClusterView, Placement, Plan, Policy, Reserved
 
@@ -98,6 +99,7 @@ class _Pass:
         self._backlog: float | None = None  # seconds of work that wait; worked out when it first matters
         self._new: list[Hold] = []
         self._predicts = scheme.backfill is Backfill.EXPECTED and view.settings.cluster.predict_run_times
+        self._promised = stays_first(view)
 
     @property
     def reserved(self) -> tuple[Reserved, ...]:
@@ -216,11 +218,13 @@ class _Pass:
         if first is None:
             return False
         until, bounded = fills_until(self._view, lane, self._now, self._predicts)
-        return until > first.at or not (bounded or self._may_be_bypassed(first.job))
+        return until > first.at or not (bounded or self._may_be_bypassed(first))
 
-    def _may_be_bypassed(self, job: Job) -> bool:
-        """Whether what is only expected to end in time may use the room kept for this job."""
-        longer = self._now.wall - job.queued_at - self._view.settings.cluster.max_bypass
+    def _may_be_bypassed(self, first: Reservation) -> bool:
+        """Whether what is only expected to end in time may use the room that is kept."""
+        if first.bounded:
+            return False
+        longer = self._now.wall - first.job.queued_at - self._view.settings.cluster.max_bypass
         if longer > 0 and self._backlog is None:
             self._backlog = order.backlog_seconds(self._view, self._now)
         return longer <= PATIENCE * (self._backlog or 0.0)
@@ -228,9 +232,15 @@ class _Pass:
     def _reserve(self, job: Job) -> Reservation | None:
         if self._scheme.backfill in (Backfill.NONE, Backfill.ANY):
             return None
-        return reserve_in_order(
-            job, self._now, self._rooms, ends_in_order(self._view, self._now, self._predicts, self._new)
-        )
+        if self._promised is not None and job.id == self._promised.id:
+            # By time limits alone, as it was promised: what is only expected to end may go on for longer.
+            kept = reserve_in_order(job, self._now, self._rooms, (hold for hold in self._ends() if hold.bounded))
+            if kept is not None:
+                return kept
+        return reserve_in_order(job, self._now, self._rooms, self._ends())
+
+    def _ends(self) -> Iterator[Hold]:
+        return ends_in_order(self._view, self._now, self._predicts, self._new)
 
     def _could_ever(self, request: Request) -> bool:
         return sum(fits(empty(room, self._policy), request) for room in self._rooms) >= request.nodes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpuq.model import AttemptUid
-from gpuq.scheduler import plan
+from gpuq.scheduler import plan, promised
 from gpuq.service import execution
 from gpuq.service.commands import Schedule
 from gpuq.service.draft import Draft
@@ -37,3 +37,6 @@ def schedule(draft: Draft, command: Schedule) -> None:
         execution.grant(draft, placement, AttemptUid(f"{command.seed}{number:04x}"))
     for preemption in planned.preemptions:
         execution.preempt(draft, preemption)
+    first = promised(draft.view, planned)
+    if first != draft.view.promised:
+        draft.put_promise(first)

@@ -7,11 +7,11 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from gpuq.changes import PutAttempt, PutJob, PutNode, PutSettings
+from gpuq.changes import PutAttempt, PutJob, PutNode, PutPromise, PutSettings
 from gpuq.cluster import Cluster
 from gpuq.model import Attempt, AttemptUid, Job, JobId, NodeName, Now, OnLost, Request
 from gpuq.node import Gpu
-from gpuq.scheduler import plan
+from gpuq.scheduler import plan, promised
 from gpuq.scheduler.plan import SCHEMES
 from gpuq.settings import ClusterSettings, Settings
 from gpuq.states import JobState, NodeState
@@ -77,6 +77,7 @@ class Line:
 
     def _plan(self) -> None:
         planned = plan(self.cluster, Now(self.now, START + self.now), Policy(), self._scheme)
+        self.cluster.apply([PutPromise(promised(self.cluster, planned))])
         for placement in planned.placements:
             job = self.cluster.job(placement.job)
             assert job is not None
