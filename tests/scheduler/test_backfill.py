@@ -12,7 +12,7 @@ from gpuq.scheduler import plan
 from gpuq.scheduler.backfill import RUNS_ON_SECONDS, Hold, ends_in_order, reserve, reserve_in_order
 from gpuq.scheduler.fit import Room, empty, fits, rooms
 from gpuq.scheduler.order import LEAST_SECONDS
-from gpuq.scheduler.plan import OURS, PATIENCE, SCHEMES
+from gpuq.scheduler.plan import PATIENCE, SCHEMES
 from gpuq.settings import DAY
 from gpuq.view import Policy
 from tests.scheduler.virtual import START, Line, Work, an_odd_line, odd_work, some_work
@@ -153,8 +153,7 @@ def test_an_impossible_job_blocks_no_other(scheme: str, seed: int) -> None:
     beside.run([impossible, *work])
     assert 1 not in beside.started
     assert len(beside.started) == len(work)
-    if scheme != OURS:  # whose order looks at how much waits
-        assert sorted(beside.started.values()) == sorted(alone.started.values())
+    assert sorted(beside.started.values()) == sorted(alone.started.values())
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
