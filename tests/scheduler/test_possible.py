@@ -23,12 +23,12 @@ def test_impossible_is_what_all_nodes_together_could_not_meet_if_they_were_empty
     assert impossible(desk.cluster, requests) == never
 
 
-@pytest.mark.parametrize("asked", [{"gpus": 4, "nodes": 9}, {"gpus": 64}])
-def test_an_impossible_job_is_no_part_of_the_backlog_nor_of_a_fair_share(asked: dict[str, int]) -> None:
+@pytest.mark.parametrize(("gpus", "nodes"), [(4, 9), (64, 1)])
+def test_an_impossible_job_is_no_part_of_the_backlog_nor_of_a_fair_share(gpus: int, nodes: int) -> None:
     learned = [Work(0, HOUR, 2, user="ada"), Work(0, HOUR, 1, user="bob")]
     waiting = [Work(HOUR, HOUR, 4, user=user) for user in ("cara", "ada", "bob")]
     keys, backlogs = [], []
-    for more in ([], [Work(HOUR, HOUR, user="eve", limit=86_400, **asked) for _ in range(50)]):
+    for more in ([], [Work(HOUR, HOUR, gpus, nodes, user="eve", limit=86_400) for _ in range(50)]):
         line = Line(1, 4)
         line.run([*learned, *waiting, *more], until=HOUR)
         view, now = line.cluster, Now(HOUR, START + HOUR)
