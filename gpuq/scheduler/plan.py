@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from gpuq import arrays
-from gpuq.model import Job, Lane, NodeName, Now, Rank, Request, Waiting
+from gpuq.model import Job, JobId, Lane, NodeName, Now, Rank, Request, Waiting
 from gpuq.scheduler import order
 from gpuq.scheduler.backfill import Hold, Reservation, ends_in_order, fills_until, hold_of_new, reserve_in_order
 from gpuq.scheduler.choose import Chooser
@@ -74,23 +74,33 @@ def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[O
     open_rooms = [room for room in claims.rooms if not room.closed and room.ranks > 0]
     if not open_rooms:
         return Plan(claims.placements, vain=claims.vain)
-    placing = _Pass(view, now, policy, scheme, open_rooms, claims)
+    placing = Pass(view, now, policy, scheme, open_rooms, claims)
     placing.run()
     stops = preemptions(view, now, policy, scheme.order, claims, placing.placements) if preempts else ()
     return Plan((*claims.placements, *placing.placements), placing.reserved, stops, claims.vain)
 
 
-class _Pass:
-    """A plan in the making."""
+class Pass:
+    """A plan in the making; but: as if this job were not there, and made to its end, to ask what `would_start` then."""
 
     def __init__(
-        self, view: ClusterView, now: Now, policy: Policy, scheme: Scheme, open_rooms: list[Room], claims: Claims
+        self,
+        view: ClusterView,
+        now: Now,
+        policy: Policy,
+        scheme: Scheme,
+        open_rooms: list[Room],
+        claims: Claims,
+        but: JobId | None = None,
     ) -> None:
         self.placements: list[Placement] = []
         self._view, self._now, self._policy, self._scheme = view, now, policy, scheme
         self._rooms, self._chooser = open_rooms, Chooser(open_rooms, view.demand(), scheme.placing)
-        self._claims = claims.jobs  # they have their room, and are not looked at
-        self._claiming = {job.lane for job in claims.jobs.values()}
+        self._but = None if but is None else view.job(but)
+        self._claims = {**claims.jobs}  # they have their room, and are not looked at
+        if self._but is not None:
+            self._claims[self._but.id] = self._but
+        self._claiming = {job.lane for job in self._claims.values()}
         self._started = Counter(job.array_id for job in claims.jobs.values())  # elements placed, by array
         self._quotas = Quotas(view, now, claims.jobs.values())
         self._full: set[Request] = set()  # for which no room is left
@@ -109,11 +119,11 @@ class _Pass:
     def run(self) -> None:
         waiting = self._view.fronts()
         self._full = {request for request in waiting if self._chooser.choose(request) is None}
-        if len(self._full) == len(waiting):
+        if len(self._full) == len(waiting) and self._but is None:
             return  # most passes of a busy cluster: nothing fits, whatever comes first
         key = self._scheme.order(self._view, self._now)
         heads = self._heads(waiting, key)
-        while heads and len(self._full) < len(waiting):
+        while heads and (len(self._full) < len(waiting) or self._but is not None):
             _, lane, members, place = heapq.heappop(heads)
             if self._surely_not(lane):
                 continue
@@ -189,8 +199,7 @@ class _Pass:
         ranks = None
         none = self._full_beside if outlasts else self._full
         if job.request not in self._full and job.request not in none:
-            beside = first if outlasts else None
-            ranks = self._chooser.choose(job.request) if beside is None else self._beside(beside, job.request)
+            ranks = self._beside(first if outlasts else None, job.request)
             if ranks is None:
                 none.add(job.request)
         if ranks is None:
@@ -205,8 +214,15 @@ class _Pass:
         self._new.append(hold_of_new(lane, self._now, self._predicts, ranks))
         return ranks
 
-    def _beside(self, first: Reservation, request: Request) -> tuple[Rank, ...] | None:
-        """A place that leaves the first its room."""
+    def would_start(self, job: Job) -> bool:
+        """Whether a job that came after all others would start now as well."""
+        first = self._reservation if self._outlasts(job.lane) else None
+        return self._quotas.starts(job) != 0 and self._beside(first, job.request) is not None
+
+    def _beside(self, first: Reservation | None, request: Request) -> tuple[Rank, ...] | None:
+        """A place that leaves the first its room, if room is kept for one."""
+        if first is None:
+            return self._chooser.choose(request)
         kept = first.keeps(request)
         while (ranks := self._chooser.choose(_without(kept, request))) and (lost := first.lost_by(ranks)):
             kept += lost
