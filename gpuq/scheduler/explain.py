@@ -10,7 +10,7 @@ from gpuq.reasons import WaitCode, WaitReason
 from gpuq.scheduler import fit
 from gpuq.scheduler.backfill import Hold
 from gpuq.scheduler.claim import Claims, awaited, settle
-from gpuq.scheduler.forecast import Start, held_until, starts
+from gpuq.scheduler.forecast import NEVER_SECONDS, Start, held_until, starts
 from gpuq.scheduler.limits import max_running, startable
 from gpuq.scheduler.order import Key, Order, by_expectation
 from gpuq.scheduler.plan import plan
@@ -98,6 +98,8 @@ class Explainer:
         kept = self._planned.reserved[0]
         first = self._view.job(kept.job)
         start = None if kept.bounded or first is None else self.start(first)
+        if start is None and kept.at - self._now.wall > NEVER_SECONDS:
+            return WaitReason(WaitCode.RESERVED, f"fits, but room is kept for {kept.job}, and no time limit says when")
         when = expected(start or kept, self._now)
         return WaitReason(WaitCode.RESERVED, f"fits, but room is kept for {kept.job}, {when}")
 

@@ -14,6 +14,7 @@ from gpuq.view import ClusterView, Policy
 # Of a gap, what an advised time limit leaves: it takes a moment to read it and submit anew.
 _MARGIN = 0.1
 _MINUTE = 60
+_LONGEST = 7 * 24 * 60  # minutes: where nobody knows when the gap ends, any limit will do
 
 
 def instead(view: ClusterView, job: Job, now: Now, policy: Policy) -> list[str]:
@@ -47,7 +48,7 @@ def instead(view: ClusterView, job: Job, now: Now, policy: Policy) -> list[str]:
     if request.exclusive and starts(exclusive=False):
         found.append("without --exclusive")
     for kept in others.reserved:
-        minutes = int((kept.at - now.wall) * (1 - _MARGIN) / _MINUTE)
+        minutes = min(_LONGEST, int((kept.at - now.wall) * (1 - _MARGIN) / _MINUTE))
         if minutes and others.would_start(replace(job, time_limit_seconds=minutes * _MINUTE)):
             found.append(f"with -t {span(minutes * _MINUTE)}")
     return found
