@@ -6,10 +6,10 @@ A row is a virtual cluster of the Philly trace on as many nodes as give it a loa
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from bench.figures import Figure
+from bench.spread import spread
 from gpuq.scheduler.plan import OURS, SCHEMES
 from gpuq.simulate.queue import Machines, Outcome, parse_limits, replay
 from gpuq.simulate.queue_trace import TracedJob, read
@@ -17,6 +17,8 @@ from gpuq.simulate.queue_trace import TracedJob, read
 PHILLY_UNTIL = 5_270_400.0  # October and November 2017
 PHILLY = {"6214e9": 7, "6c71a0": 7, "b436b2": 5, "103959": 3, "ee9e8c": 20, "7f04ca": 9}
 MURI = {"muri_trace1": 8, "muri_trace2": 8, "muri_trace3": 8}
+PHILLY_JOBS = "philly_subset_jobs.csv.gz"
+FILES = (PHILLY_JOBS, *(f"{row}.csv.gz" for row in MURI))
 ROWS = (*(f"philly {vc}" for vc in PHILLY), *MURI)
 GPUS_PER_NODE = 8
 NOISE = 1.02  # two replays that differ in ties alone differ by this much
@@ -26,8 +28,7 @@ HOUR = 3_600.0
 def measure(traces: Path) -> list[Figure]:
     """Waits in hours; traces is the folder with the traces' files."""
     runs = [(traces, row, scheme) for row in ROWS for scheme in SCHEMES]
-    with ProcessPoolExecutor() as pool:
-        found = dict(zip(runs, pool.map(_replayed, runs), strict=True))
+    found = spread(_replayed, runs, "waits")
     return [figure for row in ROWS for figure in _row(row, {scheme: found[traces, row, scheme] for scheme in SCHEMES})]
 
 
@@ -42,7 +43,7 @@ def _trace(traces: Path, row: str) -> tuple[list[TracedJob], int]:
     if row in MURI:
         return read(traces / f"{row}.csv.gz"), MURI[row]
     vc = row.removeprefix("philly ")
-    return read(traces / "philly_subset_jobs.csv.gz", 0.0, PHILLY_UNTIL, vc), PHILLY[vc]
+    return read(traces / PHILLY_JOBS, 0.0, PHILLY_UNTIL, vc), PHILLY[vc]
 
 
 def _row(name: str, found: dict[str, Outcome]) -> list[Figure]:

@@ -79,6 +79,13 @@ class PutSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PutPromise:
+    """The job that stays first of its priority until it starts, see scheduler/promise.py; None: no job does."""
+
+    job: JobId | None
+
+
+@dataclass(frozen=True, slots=True)
 class DropNode:
     """A node is no longer part of the cluster. No rank is left there that has not ended."""
 
@@ -94,4 +101,4 @@ class GiveJob:
 
 
 JobChange = PutJob | PutSpec | PutAttempt | GiveJob
-Change = JobChange | PutNode | DropNode | PutUser | PutToken | PutSettings | PutReply | AddEvent
+Change = JobChange | PutNode | DropNode | PutUser | PutToken | PutSettings | PutPromise | PutReply | AddEvent

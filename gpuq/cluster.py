@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from gpuq.changes import Change, DropNode, PutAttempt, PutJob, PutNode, PutSettings, PutToken, PutUser
+from gpuq.changes import Change, DropNode, PutAttempt, PutJob, PutNode, PutPromise, PutSettings, PutToken, PutUser
 from gpuq.lanes import Lanes, size
 from gpuq.model import Attempt, AttemptUid, Job, JobId, Lane, NodeName, PastRun, Rank, Request, User, Waiting
 from gpuq.node import GpuHealth, Inventory, Node
@@ -67,6 +67,8 @@ class Snapshot(Protocol):
     @property
     def settings(self) -> Settings: ...
     @property
+    def promised(self) -> JobId | None: ...
+    @property
     def next_number(self) -> int: ...
     @property
     def last_seq(self) -> int: ...
@@ -81,6 +83,7 @@ class Cluster:
         self.volatile = volatile
         self.next_number = 1
         self.settings = Settings()
+        self.promised: JobId | None = None
         self._jobs: dict[JobId, Job] = {}
         self._nodes: dict[NodeName, Node] = {}
         self._users: dict[str, User] = {}
@@ -122,6 +125,7 @@ class Cluster:
         cluster._tokens = {token.id: token for token in snapshot.tokens}
         cluster._made = {id: dict(counts) for id, counts in snapshot.element_counts.items()}
         cluster.settings = snapshot.settings
+        cluster.promised = snapshot.promised
         cluster.next_number = snapshot.next_number
         return cluster
 
@@ -144,6 +148,7 @@ class Cluster:
             self.next_number,
             self._ready.fronts,
             self._demand,
+            self.promised,
             set_by_admins,
         )
 
@@ -165,6 +170,8 @@ class Cluster:
                 self._put_token(change)
             elif isinstance(change, PutSettings):
                 self.settings = change.settings
+            elif isinstance(change, PutPromise):
+                self.promised = change.job
 
     def _put_job(self, job: Job) -> None:
         old = self._jobs.get(job.id)

@@ -88,6 +88,10 @@ class ClusterView(Protocol):
     def claims(self) -> Iterable[Job]:
         """Jobs that wait for resources only and have a claim, in queue order."""
 
+    @property
+    def promised(self) -> JobId | None:
+        """The job that stays first of its priority while it waits for room only: see scheduler/promise.py."""
+
     def timed(self) -> Iterable[Job]:
         """Queued jobs with a begin time, back-off or scheduling timeout."""
 

@@ -121,4 +121,5 @@ class _Empty:
         self.nodes = list(desk.cluster.nodes.values())
         self.users, self.tokens = list(desk.cluster.users.values()), list(desk.cluster.tokens.values())
         self.settings = desk.cluster.settings
+        self.promised = desk.cluster.promised
         self.next_number, self.last_seq, self.epoch = 2, 0, 1

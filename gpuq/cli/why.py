@@ -48,12 +48,12 @@ def why(job: str, as_json: bool) -> None:
 
 
 def outlook(found: dict[str, Any]) -> Iterator[str]:
-    """When it is expected to start, and what would fit now in its place; nothing from an older controller."""
+    """When it is expected to start, and what would start now in its place; nothing from an older controller."""
     if start := found.get("expected_start"):
         latest = "at the latest" if start["by_limits"] else "by what such jobs took before"
         yield f"expected start: {local_time(start['at'])}, {latest}"
     if found.get("instead"):
-        yield f"would fit now: {' or '.join(found['instead'])}"
+        yield f"would start now: {' or '.join(found['instead'])}"
 
 
 def _held_by(holders: list[dict[str, Any]]) -> str:

@@ -52,7 +52,7 @@ class _Then:
         back = self._back.get(name)
         if back is None:
             back = self._back[name] = []
-            self._gpus[name] = len(room.gpus) + len(room.shares)
+            self._gpus.setdefault(name, len(room.gpus) + len(room.shares))
         back.append(rank)
         self._gpus[name] += len(rank.gpus)
         # Most nodes that get something back have too little still: there is nothing to copy for.
@@ -105,6 +105,21 @@ class Reservation:
         fitting = fits(room, self.job.request)
         room.give(rank)
         return not fitting
+
+    def lost_by(self, ranks: Iterable[Rank]) -> tuple[NodeName, ...]:
+        """Nodes that exactly this grant would lose to the job, if that leaves it too few.
+
+        What is free now is less than at `at`: other GPUs of a node may have to be taken than `keeps` reckoned with.
+        """
+        lost = []
+        for rank in ranks:
+            if rank.node in self._then.fitting:
+                room = self._then.room(rank.node)
+                room.take(rank)
+                if not fits(room, self.job.request):
+                    lost.append(rank.node)
+                room.give(rank)
+        return tuple(lost) if len(self._then.fitting) - len(lost) < self.job.request.nodes else ()
 
     def remember(self, ranks: Iterable[Rank]) -> None:
         """Something is about to be taken out of the rooms it was made from: what is free at `at` stays as it is."""

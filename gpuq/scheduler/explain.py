@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gpuq.model import Dependency, Job, JobId, Lane, NodeName, Now, Request
 from gpuq.reasons import WaitCode, WaitReason
 from gpuq.scheduler import fit
 from gpuq.scheduler.backfill import Hold
 from gpuq.scheduler.claim import Claims, awaited, settle
-from gpuq.scheduler.forecast import Start, held_until, starts
+from gpuq.scheduler.forecast import NEVER_SECONDS, Start, held_until, starts
 from gpuq.scheduler.limits import max_running, startable
 from gpuq.scheduler.order import Key, Order, by_expectation
 from gpuq.scheduler.plan import plan
@@ -98,6 +98,8 @@ class Explainer:
         kept = self._planned.reserved[0]
         first = self._view.job(kept.job)
         start = None if kept.bounded or first is None else self.start(first)
+        if start is None and kept.at - self._now.wall > NEVER_SECONDS:
+            return WaitReason(WaitCode.RESERVED, f"fits, but room is kept for {kept.job}, and no time limit says when")
         when = expected(start or kept, self._now)
         return WaitReason(WaitCode.RESERVED, f"fits, but room is kept for {kept.job}, {when}")
 
@@ -301,29 +303,3 @@ def _holders(view: ClusterView, name: NodeName, now: Now) -> tuple[Holder, ...]:
         for rank in attempt.ranks
         if rank.node == name
     )
-
-
-def instead(view: ClusterView, request: Request, now: Now, policy: Policy) -> list[str]:
-    """What would fit now in place of a request that does not: fewer GPUs, fewer nodes, any type, a share."""
-    open_rooms = [room for room in settle(view, now, policy).rooms if not room.closed]
-    each, nodes = request.gpus_per_node, request.nodes
-
-    def fits(other: Request) -> bool:
-        return sum(fit.fits(room, other) for room in open_rooms) >= other.nodes
-
-    if fits(request):
-        return []
-    found = []
-    fewer = next((n for n in range(each - 1, 0, -1) if fits(replace(request, gpus_per_node=n))), None)
-    if fewer is not None:
-        found.append(f"with {fewer} {plural(fewer, 'GPU')}{' on each node' if nodes > 1 else ''}")
-    part = next((n for n in range(nodes - 1, 0, -1) if fits(replace(request, nodes=n))), None)
-    if part is not None:
-        found.append(f"on {part} {plural(part, 'node')}")
-    if request.gpu_type is not None and fits(replace(request, gpu_type=None)):
-        found.append(f"on GPUs other than {request.gpu_type}")
-    if request.constraint and fits(replace(request, constraint="")):
-        found.append("without -C")
-    if request.exclusive and fits(replace(request, exclusive=False)):
-        found.append("without --exclusive")
-    return found

@@ -24,7 +24,7 @@ from gpuq.view import ClusterView, Policy
 
 MOST_STARTS = 200  # looked ahead: beyond these, what is submitted meanwhile decides
 _MOST_ENDS = 2_000  # of what runs and of what was started so: a bound on the work, not on the truth
-_NEVER_SECONDS = UNBOUNDED_SECONDS / 2  # no run time is known, so neither is anything behind it
+NEVER_SECONDS = UNBOUNDED_SECONDS / 2  # no run time is known, so neither is anything behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def held_until(view: ClusterView, now: Now, attempt: Attempt) -> Hold | None:
     if job is None:
         return None
     until, bounded = until_when(view, job, attempt, now, view.settings.cluster.predict_run_times)
-    return None if until - now.wall > _NEVER_SECONDS else Hold(until, bounded, attempt.ranks)
+    return None if until - now.wall > NEVER_SECONDS else Hold(until, bounded, attempt.ranks)
 
 
 def _waiting(view: ClusterView, now: Now, claims: Claims) -> Iterator[Job]:
@@ -90,7 +90,7 @@ class _Played:
         at = now.wall
         for _ in range(_MOST_ENDS):
             self._start_what_fits(Now(now.monotonic + at - now.wall, at))
-            if not self._queue or not self._ends or self._ends[0][0] - now.wall > _NEVER_SECONDS:
+            if not self._queue or not self._ends or self._ends[0][0] - now.wall > NEVER_SECONDS:
                 return
             at = max(at, self._ends[0][0])
             while self._ends and self._ends[0][0] <= at:

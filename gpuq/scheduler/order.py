@@ -7,9 +7,11 @@ the heads of the lanes knows the first of all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from gpuq.model import Job, Lane, Now, Waiting
+from gpuq.scheduler.possible import impossible
+from gpuq.scheduler.promise import stays_first
 from gpuq.view import ClusterView
 
 Key = tuple[float, ...]
@@ -45,7 +47,7 @@ def by_known_length(view: ClusterView, now: Now) -> Order:
 
 def by_expectation(view: ClusterView, now: Now) -> Order:
     """Within a band of priority first those whose users have had little, then by when they were submitted, with a
-    delay for those that are not expected to be short.
+    delay for those that are not expected to be short. Before all of them whoever was promised room.
 
     The delay is a part of the time it takes to work off what waits now: what waits comes before most of what is
     submitted after it, however short.
@@ -55,9 +57,13 @@ def by_expectation(view: ClusterView, now: Now) -> Order:
     short = SHORT * view.run_times.typical(wall)
     delay = YIELDS * (LEAST_SECONDS + backlog_seconds(view, now)) if predicts else 0.0
     firsts: dict[tuple[str, int, str], Key] = {}  # what many lanes share of their keys
+    promised = stays_first(view)
+    its_lane = None if promised is None else promised.lane
 
     def key(lane: Lane, job: Job | Waiting) -> Key:
         limit, kind = lane.time_limit_seconds, lane.kind
+        if promised is not None and lane == its_lane and job.rank_in_queue <= promised.rank_in_queue:
+            return *band(lane), -1.0, job.submitted_at, *job.rank_in_queue[1:]  # in turn with those of its lane
         of = lane.queue, lane.priority, kind.user
         first = firsts.get(of)
         if first is None:
@@ -69,15 +75,21 @@ def by_expectation(view: ClusterView, now: Now) -> Order:
 
 
 def backlog_seconds(view: ClusterView, now: Now) -> float:
-    """How long all GPUs would be busy with what waits for GPUs."""
+    """How long all GPUs would be busy with what waits for GPUs, and could ever have them."""
     gpus = sum(len(node.inventory.gpus) for node in view.nodes.values() if node.inventory is not None)
     expected, wall = view.run_times.expected, now.wall
     work = sum(
         jobs * lane.kind.gpus * expected(lane.kind, lane.batch, wall)
-        for lane, jobs in view.waiting().items()
+        for lane, jobs in _may_start(view)
         if lane.kind.gpus
     )
     return work / gpus if gpus else 0.0
+
+
+def _may_start(view: ClusterView) -> Iterator[tuple[Lane, int]]:
+    """How many jobs wait in each lane, but for those that no nodes could ever run."""
+    never = impossible(view, view.fronts())
+    return ((lane, jobs) for lane, jobs in view.waiting().items() if not never or lane.request not in never)
 
 
 def _bands(view: ClusterView) -> Callable[[Lane], tuple[float, float]]:
@@ -90,7 +102,7 @@ def _shares(view: ClusterView, now: Now) -> dict[str, float]:
 
     Steps, not the exact figure: within one, short work still goes before long.
     """
-    users = {lane.kind.user for lane in view.waiting()}
+    users = {lane.kind.user for lane, _ in _may_start(view)}
     used = {user: view.usage.of(user, now.wall) for user in users}
     mean = sum(used[user] for user in sorted(used)) / len(used) if used else 0.0
     if mean <= 0.0:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from gpuq import arrays
-from gpuq.model import Job, Lane, NodeName, Now, Rank, Request, Waiting
+from gpuq.model import Job, JobId, Lane, NodeName, Now, Rank, Request, Waiting
 from gpuq.scheduler import order
 from gpuq.scheduler.backfill import Hold, Reservation, ends_in_order, fills_until, hold_of_new, reserve_in_order
 from gpuq.scheduler.choose import Chooser
@@ -22,6 +22,7 @@ from gpuq.scheduler.fit import Room, empty, fits
 from gpuq.scheduler.limits import startable
 from gpuq.scheduler.order import Key, Order
 from gpuq.scheduler.preempt import nobody_ever, preemptions
+from gpuq.scheduler.promise import stays_first
 from gpuq.scheduler.quota import Quotas
 from gpuq.view import ClusterView, Placement, Plan, Policy, Reserved
 
@@ -73,24 +74,34 @@ def plan(view: ClusterView, now: Now, policy: Policy, scheme: Scheme = SCHEMES[O
     open_rooms = [room for room in claims.rooms if not room.closed and room.ranks > 0]
     if not open_rooms:
         return Plan(claims.placements, vain=claims.vain, lasts=not claims.any)
-    placing = _Pass(view, now, policy, scheme, open_rooms, claims)
+    placing = Pass(view, now, policy, scheme, open_rooms, claims)
     placing.run()
     stops = preemptions(view, now, policy, scheme.order, claims, placing.placements) if preempts else ()
     lasts = placing.found_no_room and not claims.any and nobody_ever(view)
     return Plan((*claims.placements, *placing.placements), placing.reserved, stops, claims.vain, lasts)
 
 
-class _Pass:
-    """A plan in the making."""
+class Pass:
+    """A plan in the making; but: as if this job were not there, and made to its end, to ask what `would_start` then."""
 
     def __init__(
-        self, view: ClusterView, now: Now, policy: Policy, scheme: Scheme, open_rooms: list[Room], claims: Claims
+        self,
+        view: ClusterView,
+        now: Now,
+        policy: Policy,
+        scheme: Scheme,
+        open_rooms: list[Room],
+        claims: Claims,
+        but: JobId | None = None,
     ) -> None:
         self.placements: list[Placement] = []
         self._view, self._now, self._policy, self._scheme = view, now, policy, scheme
         self._rooms, self._chooser = open_rooms, Chooser(open_rooms, view.demand(), scheme.placing)
-        self._claims = claims.jobs  # they have their room, and are not looked at
-        self._claiming = {job.lane for job in claims.jobs.values()}
+        self._but = None if but is None else view.job(but)
+        self._claims = {**claims.jobs}  # they have their room, and are not looked at
+        if self._but is not None:
+            self._claims[self._but.id] = self._but
+        self._claiming = {job.lane for job in self._claims.values()}
         self._started = Counter(job.array_id for job in claims.jobs.values())  # elements placed, by array
         self._quotas = Quotas(view, now, claims.jobs.values())
         self.found_no_room = False  # for anyone who waits, whatever time it is
@@ -100,6 +111,7 @@ class _Pass:
         self._backlog: float | None = None  # seconds of work that wait; worked out when it first matters
         self._new: list[Hold] = []
         self._predicts = scheme.backfill is Backfill.EXPECTED and view.settings.cluster.predict_run_times
+        self._promised = stays_first(view)
 
     @property
     def reserved(self) -> tuple[Reserved, ...]:
@@ -110,11 +122,11 @@ class _Pass:
         waiting = self._view.fronts()
         self._full = {request for request in waiting if self._chooser.choose(request) is None}
         self.found_no_room = len(self._full) == len(waiting)
-        if self.found_no_room:
+        if self.found_no_room and self._but is None:
             return  # most passes of a busy cluster: nothing fits, whatever comes first
         key = self._scheme.order(self._view, self._now)
         heads = self._heads(waiting, key)
-        while heads and len(self._full) < len(waiting):
+        while heads and (len(self._full) < len(waiting) or self._but is not None):
             _, lane, members, place = heapq.heappop(heads)
             if self._surely_not(lane):
                 continue
@@ -190,8 +202,7 @@ class _Pass:
         ranks = None
         none = self._full_beside if outlasts else self._full
         if job.request not in self._full and job.request not in none:
-            kept = first.keeps(job.request) if first is not None and outlasts else ()
-            ranks = self._chooser.choose(_without(kept, job.request))
+            ranks = self._beside(first if outlasts else None, job.request)
             if ranks is None:
                 none.add(job.request)
         if ranks is None:
@@ -206,17 +217,33 @@ class _Pass:
         self._new.append(hold_of_new(lane, self._now, self._predicts, ranks))
         return ranks
 
+    def would_start(self, job: Job) -> bool:
+        """Whether a job that came after all others would start now as well."""
+        first = self._reservation if self._outlasts(job.lane) else None
+        return self._quotas.starts(job) != 0 and self._beside(first, job.request) is not None
+
+    def _beside(self, first: Reservation | None, request: Request) -> tuple[Rank, ...] | None:
+        """A place that leaves the first its room, if room is kept for one."""
+        if first is None:
+            return self._chooser.choose(request)
+        kept = first.keeps(request)
+        while (ranks := self._chooser.choose(_without(kept, request))) and (lost := first.lost_by(ranks)):
+            kept += lost
+        return ranks
+
     def _outlasts(self, lane: Lane) -> bool:
         """Whether a job of the lane, started now, may be there when the first is to have its room."""
         first = self._reservation
         if first is None:
             return False
         until, bounded = fills_until(self._view, lane, self._now, self._predicts)
-        return until > first.at or not (bounded or self._may_be_bypassed(first.job))
+        return until > first.at or not (bounded or self._may_be_bypassed(first))
 
-    def _may_be_bypassed(self, job: Job) -> bool:
-        """Whether what is only expected to end in time may use the room kept for this job."""
-        longer = self._now.wall - job.queued_at - self._view.settings.cluster.max_bypass
+    def _may_be_bypassed(self, first: Reservation) -> bool:
+        """Whether what is only expected to end in time may use the room that is kept."""
+        if first.bounded:
+            return False
+        longer = self._now.wall - first.job.queued_at - self._view.settings.cluster.max_bypass
         if longer > 0 and self._backlog is None:
             self._backlog = order.backlog_seconds(self._view, self._now)
         return longer <= PATIENCE * (self._backlog or 0.0)
@@ -224,9 +251,15 @@ class _Pass:
     def _reserve(self, job: Job) -> Reservation | None:
         if self._scheme.backfill in (Backfill.NONE, Backfill.ANY):
             return None
-        return reserve_in_order(
-            job, self._now, self._rooms, ends_in_order(self._view, self._now, self._predicts, self._new)
-        )
+        if self._promised is not None and job.id == self._promised.id:
+            # By time limits alone, as it was promised: what is only expected to end may go on for longer.
+            kept = reserve_in_order(job, self._now, self._rooms, (hold for hold in self._ends() if hold.bounded))
+            if kept is not None:
+                return kept
+        return reserve_in_order(job, self._now, self._rooms, self._ends())
+
+    def _ends(self) -> Iterator[Hold]:
+        return ends_in_order(self._view, self._now, self._predicts, self._new)
 
     def _could_ever(self, request: Request) -> bool:
         return sum(fits(empty(room, self._policy), request) for room in self._rooms) >= request.nodes

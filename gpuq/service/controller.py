@@ -236,7 +236,7 @@ class Controller:
 
     def instead(self, job: Job) -> list[str]:
         """What would start now in place of what the job asks for."""
-        return instead(self.view, job.request, self._clock(), self.policy)
+        return instead(self.view, job, self._clock(), self.policy)
 
     def dry_run(self, actor: Actor, submission: Submission) -> DryRun:
         """What would become of this submission now, from the same checks and plan; raises as a submit would."""
@@ -253,7 +253,7 @@ class Controller:
             if preemption is not None:
                 return DryRun(None, would_stop(self.view, preemption), None, ())
             explainer = Explainer(self.view, now, self.policy)
-            other = tuple(instead(self.view, job.request, now, self.policy)) if job.ready else ()
+            other = tuple(instead(self.view, job, now, self.policy)) if job.ready else ()
             return DryRun(None, explainer.reason(job), explainer.start(job), other)
 
     # ------------------------------------------------------------ faults of the store

@@ -14,6 +14,7 @@ from gpuq.changes import (
     PutAttempt,
     PutJob,
     PutNode,
+    PutPromise,
     PutSettings,
     PutSpec,
     PutToken,
@@ -121,6 +122,9 @@ class Draft:
 
     def put_settings(self, settings: Settings) -> None:
         self._rest.append(PutSettings(settings))
+
+    def put_promise(self, job: JobId | None) -> None:
+        self._rest.append(PutPromise(job))
 
     def put_token(self, token: PutToken) -> None:
         self._rest.append(token)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpuq.model import AttemptUid
-from gpuq.scheduler import plan
+from gpuq.scheduler import plan, promised
 from gpuq.service import execution
 from gpuq.service.commands import Schedule
 from gpuq.service.draft import Draft
@@ -40,4 +40,7 @@ def schedule(draft: Draft, command: Schedule) -> dict[str, Any]:
         execution.grant(draft, placement, AttemptUid(f"{command.seed}{number:04x}"))
     for preemption in planned.preemptions:
         execution.preempt(draft, preemption)
+    first = promised(draft.view, planned)
+    if first != draft.view.promised:
+        draft.put_promise(first)
     return {"lasts": planned.lasts}

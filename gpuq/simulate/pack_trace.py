@@ -12,6 +12,7 @@ from gpuq import constraint
 from gpuq.errors import InvalidRequest
 from gpuq.model import NodeName, Request
 from gpuq.node import Gpu, Inventory
+from gpuq.simulate.cells import ENCODING, UNREADABLE, number
 
 # A trace asks for thousandths of a GPU, whatever its memory is, and of a CPU. So every GPU has 1,000 bytes here, of
 # which a share takes its thousandths, and a node a thousand times as many CPUs as it has.
@@ -28,15 +29,15 @@ def tasks(path: Path, constraints: bool) -> list[Request]:
     """
 
     def task(row: _Row) -> Request:
-        gpus, share = _count(row["num_gpu"]), _count(row["gpu_milli"])
+        gpus, share = _count(row, "num_gpu"), _count(row, "gpu_milli")
         if share > WHOLE_GPU or (gpus > 0) != (share > 0):
             raise ValueError(f"{gpus} GPUs of {share} thousandths each")
-        models = row.get("model33", "") if constraints else ""
+        models = (row.get("model33") or "") if constraints else ""
         return Request(
             gpus_per_node=gpus,
             gpu_share_bytes=share if 0 < share < WHOLE_GPU else None,
-            cpus=_count(row["cpu_milli"]),
-            memory_bytes=_count(row["mem_mib"]) * _MIB,
+            cpus=_count(row, "cpu_milli"),
+            memory_bytes=_count(row, "mem_mib") * _MIB,
             constraint=constraint.normal("|".join(f"gpu={model}" for model in models.split("|"))) if models else "",
         )
 
@@ -46,27 +47,33 @@ def tasks(path: Path, constraints: bool) -> list[Request]:
 def machines(path: Path) -> dict[NodeName, Inventory]:
     """The nodes that have GPUs, by name; raises InvalidRequest, with the line, for what cannot be read."""
 
-    def machine(row: _Row) -> tuple[NodeName, Inventory]:
-        gpus = tuple(Gpu(i, f"{row['node']}-{i}", row["model"], WHOLE_GPU) for i in range(_count(row["gpus"])))
-        cpus, memory = _count(row["cpu_milli"]), _count(row["mem_mib"]) * _MIB
-        return NodeName(row["node"]), Inventory(row["node"], gpus, cpus, memory, True, "")
+    known: dict[NodeName, Inventory] = {}
 
-    known = {name: inventory for name, inventory in _rows(path, ("node", "gpus", "model"), machine) if inventory.gpus}
+    def machine(row: _Row) -> None:
+        name = NodeName(row["node"])
+        if name in known:
+            raise ValueError(f"node {name} is there twice")
+        gpus = tuple(Gpu(i, f"{name}-{i}", row["model"] or "", WHOLE_GPU) for i in range(_count(row, "gpus")))
+        cpus, memory = _count(row, "cpu_milli"), _count(row, "mem_mib") * _MIB
+        known[name] = Inventory(name, gpus, cpus, memory, True, "")
+
+    _rows(path, ("node", "gpus", "model", "cpu_milli", "mem_mib"), machine)
+    known = {name: inventory for name, inventory in known.items() if inventory.gpus}
     if not known:
         raise InvalidRequest(f"{path} has no node with GPUs", "give the nodes' file of the trace to --nodes-file")
     return known
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError(f"{number} is less than nothing")
-    return number
+def _count(row: _Row, column: str) -> int:
+    count = number(row, column, int)
+    if count < 0:
+        raise ValueError(f"{column} is {count}, less than nothing")
+    return count
 
 
 def _rows(path: Path, columns: tuple[str, ...], make: Callable[[_Row], _Made]) -> list[_Made]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        with gzip.open(path, "rt", encoding=ENCODING, newline="") as file:
             rows = csv.DictReader(file)
             missing = [column for column in columns if column not in (rows.fieldnames or ())]
             if missing:
@@ -75,8 +82,8 @@ def _rows(path: Path, columns: tuple[str, ...], make: Callable[[_Row], _Made]) -
             for row in rows:
                 try:
                     made.append(make(row))
-                except (TypeError, ValueError, KeyError, AttributeError) as error:
+                except (ValueError, InvalidRequest) as error:
                     raise InvalidRequest(f"{path}, line {rows.line_num}: {error}", "correct the trace") from error
             return made
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise InvalidRequest(f"{path} is not a gzip file of text: {error}", "compress the trace with gzip") from error

@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpuq.changes import PutAttempt, PutJob, PutNode
+from gpuq.changes import PutAttempt, PutJob, PutNode, PutPromise
 from gpuq.cluster import Cluster
 from gpuq.errors import InvalidRequest
 from gpuq.model import Attempt, AttemptUid, Job, JobId, NodeName, Now, OnLost, Request
 from gpuq.node import Gpu, Inventory, Node
-from gpuq.scheduler import plan
+from gpuq.scheduler import plan, promised
 from gpuq.scheduler.plan import SCHEMES
 from gpuq.simulate.queue_trace import TracedJob
 from gpuq.states import JobState, NodeState
@@ -100,7 +100,9 @@ class _Replay:
             while self._next < len(self._trace) and self._trace[self._next].submitted_at <= at:
                 self._cluster.apply([PutJob(self._job(self._next))])
                 self._next += 1
-            for placement in plan(self._cluster, Now(at, _EPOCH + at), self._policy, self._scheme).placements:
+            planned = plan(self._cluster, Now(at, _EPOCH + at), self._policy, self._scheme)
+            self._cluster.apply([PutPromise(promised(self._cluster, planned))])
+            for placement in planned.placements:
                 self._start(at, placement)
 
     def _job(self, number: int) -> Job:

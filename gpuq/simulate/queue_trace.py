@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gpuq.errors import InvalidRequest
+from gpuq.simulate.cells import ENCODING, UNREADABLE, number
 
 _GZIP = b"\x1f\x8b"
 _COLUMNS = ("job_id", "submit_time_s", "duration_s", "gpus")
@@ -46,7 +47,7 @@ def read(path: Path, since: float | None = None, until: float | None = None, vc:
                 job = _job(path, rows.line_num, row)
                 if (since is None or job.submitted_at >= since) and (until is None or job.submitted_at < until):
                     jobs.append(job)
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except UNREADABLE as error:
         raise InvalidRequest(f"{path} is not text, nor a gzip file of text: {error}", "give a CSV file") from error
     if not jobs:
         raise InvalidRequest(f"{path} has no job to replay", "look at --from, --until and --vc")
@@ -58,21 +59,21 @@ def _open(path: Path) -> TextIO:
     with path.open("rb") as file:
         compressed = file.read(2) == _GZIP
     if compressed:
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+        return gzip.open(path, "rt", encoding=ENCODING, newline="")
+    return path.open(encoding=ENCODING, newline="")
 
 
 def _job(path: Path, line: int, row: dict[str, str]) -> TracedJob:
     try:
         job = TracedJob(
             row["job_id"],
-            float(row["submit_time_s"]),
-            float(row["duration_s"]),
-            int(row["gpus"]),
+            number(row, "submit_time_s", float),
+            number(row, "duration_s", float),
+            number(row, "gpus", int),
             row.get("user") or "",
             row.get("name") or row.get("model") or "",
         )
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise InvalidRequest(f"{path}, line {line}: {error}", "times are seconds, gpus a whole number") from error
     if not (math.isfinite(job.submitted_at) and math.isfinite(job.seconds)):
         raise InvalidRequest(f"{path}, line {line}: a time that is not a number", "times are seconds")

@@ -13,6 +13,7 @@ from gpuq.changes import (
     PutAttempt,
     PutJob,
     PutNode,
+    PutPromise,
     PutReply,
     PutSettings,
     PutSpec,
@@ -22,7 +23,7 @@ from gpuq.changes import (
 from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, NodeName, User
 from gpuq.node import Node
 from gpuq.settings import Settings
-from gpuq.store import attempts, events, jobs, nodes, replies, settings, specs, tokens, users
+from gpuq.store import attempts, events, jobs, nodes, promises, replies, settings, specs, tokens, users
 
 
 def apply(conn: Connection, changes: Iterable[Change], last_seq: int) -> None:
@@ -41,6 +42,7 @@ def apply(conn: Connection, changes: Iterable[Change], last_seq: int) -> None:
     token: dict[str, PutToken] = {}
     user: dict[str, User] = {}
     setting: Settings | None = None
+    promise: PutPromise | None = None
     for change in changes:
         match change:
             case AddEvent():
@@ -63,6 +65,8 @@ def apply(conn: Connection, changes: Iterable[Change], last_seq: int) -> None:
                 user[change.user.name] = change.user
             case PutSettings():
                 setting = change.settings
+            case PutPromise():
+                promise = change
             case GiveJob():
                 owner[change.job] = change.user
     jobs.put(conn, job.values())
@@ -77,6 +81,8 @@ def apply(conn: Connection, changes: Iterable[Change], last_seq: int) -> None:
     users.put(conn, user.values())
     if setting is not None:
         settings.put(conn, setting)
+    if promise is not None:
+        promises.put(conn, promise.job)
     if job:
         newest = max(j.number for j in job.values())
         conn.execute("UPDATE meta SET value = MAX(value, ?) WHERE key = 'next_number'", (newest + 1,))

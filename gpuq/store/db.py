@@ -22,7 +22,7 @@ from gpuq.node import Node
 from gpuq.settings import Settings
 from gpuq.spent import SpentHour
 from gpuq.states import JobState
-from gpuq.store import attempts, jobs, nodes, settings, tokens, users
+from gpuq.store import attempts, jobs, nodes, promises, settings, tokens, users
 from gpuq.store.localdisk import require_local_disk
 from gpuq.store.migrations import SCHEMA, migrate
 
@@ -53,6 +53,7 @@ class Snapshot:
     users: list[User]
     tokens: list[PutToken]
     settings: Settings
+    promised: JobId | None
     next_number: int
     last_seq: int
     epoch: int
@@ -127,6 +128,7 @@ class Store:
                 users=users.every(conn),
                 tokens=tokens.live(conn),
                 settings=settings.current(conn),
+                promised=promises.current(conn),
                 next_number=meta["next_number"],
                 last_seq=meta["last_seq"],
                 epoch=meta["epoch"],

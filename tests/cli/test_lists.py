@@ -146,7 +146,7 @@ def test_why_says_when_it_may_start_who_holds_what_and_what_would_fit(api: FakeA
     _, start, fits, _, header, line = gpuq("why", "8").out.splitlines()
     assert start.startswith("expected start: ")
     assert start.endswith(", at the latest")
-    assert fits == "would fit now: with 3 GPUs or on 1 node"
+    assert fits == "would start now: with 3 GPUs or on 1 node"
     assert header.endswith("HELD BY")
     assert "3 (4 GPUs) until " in line
     assert "4 (1 GPU) until about " in line

@@ -7,32 +7,48 @@ from dataclasses import replace
 
 import pytest
 
-from gpuq.model import JobId, Now
+from gpuq.model import JobId, Now, Request
 from gpuq.scheduler import plan
-from gpuq.scheduler.backfill import RUNS_ON_SECONDS, Hold, reserve, reserve_in_order
-from gpuq.scheduler.fit import fits, rooms
+from gpuq.scheduler.backfill import RUNS_ON_SECONDS, Hold, ends_in_order, reserve, reserve_in_order
+from gpuq.scheduler.fit import Room, empty, fits, rooms
 from gpuq.scheduler.order import LEAST_SECONDS
-from gpuq.scheduler.plan import OURS, PATIENCE, SCHEMES
+from gpuq.scheduler.plan import PATIENCE, SCHEMES
 from gpuq.settings import DAY
 from gpuq.view import Policy
-from tests.scheduler.virtual import START, Line, Work, some_work
+from tests.scheduler.virtual import START, Line, Work, an_odd_line, odd_work, some_work
 
 SEEDS = range(30)
 HOUR = 3_600.0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("scheme", "predicts"), [("easy", True), ("ours", False)])
+@pytest.mark.parametrize(("scheme", "predicts"), [("easy", True), ("ours", False), ("ours", True)])
 def test_the_room_kept_for_the_first_never_slips_because_of_backfill(scheme: str, predicts: bool, seed: int) -> None:
     line = Line(3, 4, scheme, predicts)
-    line.run(
-        [replace(work, user="ada") for work in some_work(seed)]
-    )  # of one user: fair share reorders for good reason
+    line.run(some_work(seed))
     assert line.promised, "or nothing was tried"
     for number, promises in line.promised.items():
         assert all(kept.bounded for _, kept in promises)
         starts = [kept.at for _, kept in promises]
         assert line.started[number] + START <= min(starts), number
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("scheme", "predicts"), [("easy", True), ("ours", False), ("ours", True)])
+def test_nor_where_shares_models_and_cpus_decide_what_is_left(scheme: str, predicts: bool, seed: int) -> None:
+    line = an_odd_line(seed, scheme, predicts)
+    line.run(odd_work(seed))
+    for number, promises in line.promised.items():
+        assert line.started[number] + START <= min(kept.at for _, kept in promises), number
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nor_does_what_was_promised_at_the_latest_among_jobs_of_which_nobody_knows_how_long_they_run(seed: int) -> None:
+    line = Line(3, 4)
+    line.run([replace(work, limit=None) if i % 4 == 0 else work for i, work in enumerate(some_work(seed))])
+    promises = [(number, kept) for number, each in line.promised.items() for _, kept in each if kept.bounded]
+    assert promises, "or nothing was tried"
+    assert all(line.started[number] + START <= kept.at for number, kept in promises)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -114,6 +130,19 @@ def test_a_reservation_looks_at_no_more_ends_than_it_needs() -> None:
     assert (kept.at, looked) == (START + 10, [0, 1])
 
 
+def test_a_node_with_enough_gpus_but_too_few_cpus_is_looked_at_again_when_more_come_free() -> None:
+    all_cpus, some = Request(gpus_per_node=1, cpus=16), Request(gpus_per_node=3, cpus=4)
+    held = [Work(0, HOUR, 1, limit=20), Work(0, HOUR, 2, limit=50), Work(0, HOUR, limit=100, asks=all_cpus)]
+    line = Line(1, 4)
+    line.run([*held, Work(1, HOUR, asks=some)], until=1)
+    job = line.cluster.job(JobId("4"))
+    assert job is not None
+    now = Now(1, START + 1)
+    kept = reserve_in_order(job, now, rooms(line.cluster, Policy()), ends_in_order(line.cluster, now, True, ()))
+    assert kept is not None
+    assert (kept.at, kept.bounded) == (START + 100, True)
+
+
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 @pytest.mark.parametrize("seed", range(10))
 def test_an_impossible_job_blocks_no_other(scheme: str, seed: int) -> None:
@@ -124,8 +153,7 @@ def test_an_impossible_job_blocks_no_other(scheme: str, seed: int) -> None:
     beside.run([impossible, *work])
     assert 1 not in beside.started
     assert len(beside.started) == len(work)
-    if scheme != OURS:  # whose order looks at how much waits
-        assert sorted(beside.started.values()) == sorted(alone.started.values())
+    assert sorted(beside.started.values()) == sorted(alone.started.values())
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
@@ -137,18 +165,22 @@ def test_equal_views_give_equal_plans_under_every_scheme(scheme: str) -> None:
         assert plan(line.cluster, now, Policy(), SCHEMES[scheme]) == plan(line.cluster, now, Policy(), SCHEMES[scheme])
 
 
+@pytest.mark.parametrize("odd", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_time_room_is_kept_for_is_the_earliest_there_is(seed: int) -> None:
+def test_the_time_room_is_kept_for_is_the_earliest_there_is(seed: int, odd: bool) -> None:
     """Against trying every end, one after the other, from the start."""
-    line = Line(3, 4, "first-fit")
-    line.run(some_work(seed), until=6_000)
+    line, work = (an_odd_line(seed, "first-fit"), odd_work(seed)) if odd else (Line(3, 4, "first-fit"), some_work(seed))
+    line.run(work, until=6_000)
     view, now = line.cluster, Now(line.now, START + line.now)
     holds = [Hold(now.wall + 9 + 13 * i, True, a.ranks) for i, a in enumerate(reversed(list(view.attempts.values())))]
     for lanes in view.ready().values():
         for _, members in lanes:
             job = next(iter(members))
             kept = reserve(job, now, rooms(view, Policy()), holds)
-            assert kept is not None
+            if kept is None:
+                assert odd, "only there it may be that not even all nodes together could run it"
+                assert not _could_ever(rooms(view, Policy()), job.request)
+                continue
             for number in range(len(holds) + 1):
                 left = {room.name: room for room in rooms(view, Policy())}
                 for hold in holds[:number]:
@@ -157,3 +189,7 @@ def test_the_time_room_is_kept_for_is_the_earliest_there_is(seed: int) -> None:
                 if sum(fits(room, job.request) for room in left.values()) >= job.request.nodes:
                     assert kept.at == (holds[number - 1].until if number else now.wall)
                     break
+
+
+def _could_ever(nodes: list[Room], request: Request) -> bool:
+    return sum(fits(empty(room, Policy()), request) for room in nodes) >= request.nodes

@@ -112,4 +112,4 @@ def test_what_would_fit_instead_is_less_of_one_thing_that_was_asked_for(
     runs(desk, gpus=1, only_nodes=(NodeName("n0"),))
     runs(desk, gpus=3, only_nodes=(NodeName("n1"),))
     job = desk.job(desk.submit(**asked))
-    assert instead(desk.cluster, job.request, desk.now, desk.policy) == would
+    assert instead(desk.cluster, job, desk.now, desk.policy) == would

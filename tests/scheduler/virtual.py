@@ -7,15 +7,16 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from gpuq.changes import PutAttempt, PutJob, PutNode, PutSettings
+from gpuq.changes import PutAttempt, PutJob, PutNode, PutPromise, PutSettings
 from gpuq.cluster import Cluster
 from gpuq.model import Attempt, AttemptUid, Job, JobId, NodeName, Now, OnLost, Request
-from gpuq.scheduler import plan
+from gpuq.node import Gpu
+from gpuq.scheduler import plan, promised
 from gpuq.scheduler.plan import SCHEMES
 from gpuq.settings import ClusterSettings, Settings
 from gpuq.states import JobState, NodeState
 from gpuq.view import Policy, Reserved
-from tests.service.builders import a_node
+from tests.service.builders import a_node, an_inventory
 
 START = 1_700_000_000.0
 
@@ -32,6 +33,7 @@ class Work:
     name: str = "train"
     priority: int = 0
     limit: int | None = None
+    asks: Request | None = None  # instead of gpus and nodes
 
 
 class Line:
@@ -75,6 +77,7 @@ class Line:
 
     def _plan(self) -> None:
         planned = plan(self.cluster, Now(self.now, START + self.now), Policy(), self._scheme)
+        self.cluster.apply([PutPromise(promised(self.cluster, planned))])
         for placement in planned.placements:
             job = self.cluster.job(placement.job)
             assert job is not None
@@ -88,7 +91,7 @@ class Line:
     def _job(self, place: int) -> Job:
         work, at = self._work[place], START + self._work[place].at
         number = place + 1
-        request = Request(nodes=work.nodes, gpus_per_node=work.gpus, account=work.user)
+        request = work.asks or Request(nodes=work.nodes, gpus_per_node=work.gpus, account=work.user)
         return Job(
             id=JobId(str(number)),
             number=number,
@@ -127,3 +130,32 @@ def some_work(seed: int, jobs: int = 60, limits: bool = True, nodes: int = 3, gp
             Work(at, seconds, *asked, user=chance.choice(["ada", "bob"]), name=chance.choice(["a", "b"]), limit=limit)
         )
     return work
+
+
+def an_odd_line(seed: int, scheme: str = "ours", predicts: bool = True) -> Line:
+    """A cluster for `odd_work`: two models of GPUs on each node, and few CPUs."""
+    chance, line = random.Random(seed), Line(0, 0, scheme, predicts)
+    for number in range(3):
+        models = chance.choices([("NVIDIA H100 80GB", 80 << 30), ("NVIDIA A100 40GB", 40 << 30)], k=4)
+        gpus = tuple(Gpu(i, f"GPU-{number}{i}", model, size) for i, (model, size) in enumerate(models))
+        line.cluster.apply([PutNode(a_node(f"n{number}", inventory=replace(an_inventory(cpus=16), gpus=gpus)))])
+    return line
+
+
+def odd_work(seed: int) -> list[Work]:
+    """As `some_work`, of jobs that ask for shares, models, CPUs, nodes for themselves. Not all of them can ever run."""
+    chance = random.Random(seed)
+    return [replace(work, asks=_odd_request(chance)) for work in some_work(seed)]
+
+
+def _odd_request(chance: random.Random) -> Request:
+    each = chance.choice([1, 1, 2, 3, 4])
+    return chance.choice(
+        [
+            Request(gpus_per_node=min(each, 2), gpu_share_bytes=chance.choice([10, 20, 40]) << 30),
+            Request(gpus_per_node=each, gpu_type=chance.choice([None, "h100", "a100"]), cpus=chance.choice([0, 4, 16])),
+            Request(nodes=chance.choice([2, 3]), gpus_per_node=min(each, 2)),
+            Request(gpus_per_node=1, exclusive=True),
+            Request(cpus=chance.choice([2, 8, 16])),
+        ]
+    )

@@ -58,6 +58,8 @@ def test_whatever_a_nodes_clock_says_a_job_started_after_its_grant_and_has_ended
 
 
 LATE = "reached its time limit"
+IN_SETUP = f"{LATE}: setup 1/2"
+LATE_SETUP = failed(EndReason.SETUP_FAILED, text="setup 1/2", stopped=StopKind.TIME_LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ LATE = "reached its time limit"
         (exited(1, gpu_oom="CUDA out of memory."), "FAILED", ("gpu_oom", "CUDA out of memory.")),
         (exited(1, gpu_oom="CUDA out of memory.", oom_kills=1), "FAILED", ("oom", KILLED)),
         (failed(EndReason.SETUP_FAILED, text="no such venv"), "FAILED", ("setup_failed", "no such venv")),
-        (failed(EndReason.SETUP_FAILED, text="in setup 1/2", stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", f"{LATE}: in setup 1/2")),
+        (LATE_SETUP, "FAILED", ("time_limit", IN_SETUP)),
         (failed(EndReason.NEVER_STARTED, stopped=StopKind.TIME_LIMIT), "FAILED", ("time_limit", LATE)),
         (failed(EndReason.LAUNCH_FAILED), "FAILED", ("launch_failed", "could not be launched")),
         (failed(EndReason.SUPERVISOR_LOST), "FAILED", ("supervisor_lost", "its supervisor was lost")),

@@ -93,9 +93,9 @@ def test_the_command_prints_the_figures_by_name(tmp_path: Path) -> None:
     [
         ("1,1,1500,0,1,", "line 2: 1 GPUs of 1500 thousandths each"),
         ("1,0,500,0,1,", "line 2: 0 GPUs of 500 thousandths each"),
-        ("1,-1,1000,0,1,", "line 2: -1 is less than nothing"),
-        ("1,x,1000,0,1,", "line 2: invalid literal"),
-        ("1,1", "line 2"),
+        ("1,-1,1000,0,1,", "line 2: num_gpu is -1, less than nothing"),
+        ("1,x,1000,0,1,", "line 2: num_gpu is 'x'"),
+        ("1,1", "line 2: no gpu_milli"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str, says: str) -> None:
@@ -113,6 +113,10 @@ def test_files_that_are_no_traces_are_refused_in_one_line(tmp_path: Path) -> Non
             tasks(path, False)
     with pytest.raises(InvalidRequest, match="no node with GPUs"):
         machines(a_file(tmp_path / "nodes.csv.gz", NODES, "a,0,,1000,1000"))
+    with pytest.raises(InvalidRequest, match="line 3: node a is there twice"):
+        machines(a_file(tmp_path / "nodes.csv.gz", NODES, "a,1,V100,1000,1000", "a,1,V100,1000,1000"))
+    with pytest.raises(InvalidRequest, match="has no column cpu_milli"):
+        machines(a_file(tmp_path / "nodes.csv.gz", "node,gpus,model", "a,1,V100"))
     nodes = machines(a_file(tmp_path / "nodes.csv.gz", NODES, "a,1,V100,1000,1000"))
     with pytest.raises(InvalidRequest, match="no task asks for a GPU"):
         pack(some_tasks(tmp_path, "1,0,0,1000,1,"), nodes, "ours", 0, 130)

@@ -74,7 +74,9 @@ def test_read_cuts_by_time_and_cluster(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("job_id,gpus\n1,2\n", "has no column submit_time_s"),
-        ("job_id,submit_time_s,duration_s,gpus\n1,x,2,3\n", "line 2"),
+        ("job_id,submit_time_s,duration_s,gpus\n1,x,2,3\n", "line 2: submit_time_s is 'x'"),
+        ("job_id,submit_time_s,duration_s,gpus\n1,0,2\n", "line 2: no gpus"),
+        ("job_id,submit_time_s,duration_s,gpus\n1,0,2,1.5\n", "line 2: gpus is '1.5'"),
         ("job_id,submit_time_s,duration_s,gpus\n1,0,-2,3\n", "negative"),
         ("job_id,submit_time_s,duration_s,gpus\n1,0,nan,3\n", "line 2"),
         ("job_id,submit_time_s,duration_s,gpus\n", "no job to replay"),
@@ -89,7 +91,11 @@ def test_a_trace_may_be_compressed_or_not_and_what_is_no_text_is_said(tmp_path: 
     path = tmp_path / "plain.csv"
     path.write_text(TRACE)
     assert read(path) == read(a_trace(tmp_path, TRACE))
-    for junk in (b"\x1f\x8bjunk", gzip.compress(TRACE.encode())[:-9], b"job_id,gpus\n\xff\xfe"):
+    path.write_bytes(b"\xef\xbb\xbf" + TRACE.encode())  # as a spreadsheet writes it
+    assert read(path) == read(a_trace(tmp_path, TRACE))
+    packed = gzip.compress(TRACE.encode() * 50)
+    damaged = packed[:30] + bytes(b ^ 255 for b in packed[30:60]) + packed[60:]
+    for junk in (damaged, b"\x1f\x8bjunk", gzip.compress(TRACE.encode())[:-9], b"job_id,gpus\n\xff\xfe"):
         path.write_bytes(junk)
         with pytest.raises(InvalidRequest, match="is not text, nor a gzip file"):
             read(path)

@@ -15,6 +15,7 @@ from gpuq.changes import (
     PutAttempt,
     PutJob,
     PutNode,
+    PutPromise,
     PutReply,
     PutSettings,
     PutSpec,
@@ -40,6 +41,7 @@ class Disk:
     all_users: dict[str, User] = field(default_factory=dict)
     all_tokens: dict[str, PutToken] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
+    promised: JobId | None = None
     replies: dict[str, str] = field(default_factory=dict)
     next_number: int = 1
     last_seq: int = 0
@@ -65,6 +67,8 @@ class Disk:
                     self.all_tokens[change.id] = change
                 case PutSettings(settings):
                     self.settings = settings
+                case PutPromise(job):
+                    self.promised = job
                 case PutReply(id, _, _, body):
                     self.replies[id] = body
                 case _:

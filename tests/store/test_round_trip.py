@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuq import model
-from gpuq.changes import AddEvent, PutAttempt, PutNode, PutReply, PutToken
+from gpuq.changes import AddEvent, PutAttempt, PutNode, PutPromise, PutReply, PutToken
 from gpuq.model import Job, JobId, JobSpec, NodeName, User
 from gpuq.node import Node
 from gpuq.settings import Settings
 from gpuq.states import FINAL
-from gpuq.store import Store, attempts, events, jobs, nodes, replies, settings, specs, tokens, users
+from gpuq.store import Store, attempts, events, jobs, nodes, promises, replies, settings, specs, tokens, users
+from gpuq.store.changes import apply
 from gpuq.store.columns import job_id, job_key
 from tests.store.builders import RunningWriter, a_job, a_submit, an_attempt
 
@@ -175,6 +176,14 @@ def test_any_settings_are_read_back_equal(conn: sqlite3.Connection, before: Sett
         settings.put(conn, before)
         settings.put(conn, after)
         assert settings.current(conn) == after
+
+
+def test_a_promise_is_read_back_until_it_is_nobodys(conn: sqlite3.Connection) -> None:
+    with undone(conn):
+        assert promises.current(conn) is None
+        for job in (JobId("7"), JobId("8_3"), None):
+            apply(conn, [PutPromise(JobId("9")), PutPromise(job)], 1)
+            assert promises.current(conn) == job
 
 
 def test_a_job_that_was_given_away_is_the_others_and_stays_so(conn: sqlite3.Connection) -> None:
