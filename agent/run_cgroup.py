@@ -133,7 +133,8 @@ def _removed(folder: str) -> bool:
 
 def _below(folder: str) -> list[str]:
     try:
-        return [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
 

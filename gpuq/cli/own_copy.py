@@ -1,12 +1,14 @@
 """A daemon runs from a copy of the program that is its own: the cache may be emptied and gpuq.pyz replaced under it.
 
-The copy is HOME/KIND/program-*/site, of hard links where the cache lies on the same file system. The daemon holds a
-lock on it, removes it when it ends, and removes those that daemons which were killed have left behind.
+The copy is HOME/KIND/program-*/site, of hard links where the cache lies on the same file system; where it does not, and
+the copy would take more than half of what is free, there is none. The daemon holds a lock on it, removes it when it
+ends, and removes those that daemons which were killed have left behind.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import os
 import shutil
@@ -18,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gpuq.config import host_home
+from gpuq.units import format_size
 
 _PREFIX = "program-"
 _LOCK = "lock"
@@ -47,7 +50,7 @@ def settle(kind: str, words: Sequence[str]) -> str | None:
             os.execv(sys.executable, [sys.executable, "-I", "-S", str(copy), kind, *words])
         trouble = f"{directory} is mounted noexec"
     except OSError as error:
-        trouble = error.strerror or str(error)
+        trouble = str(error.strerror)
     if _noexec(site):
         return f"{site.parent} and {directory} are mounted noexec: set GPUQ_CACHE to a directory that is not"
     sys.stderr.write(f"gpuq {kind}: runs from the cache, which must not be emptied, not from a copy: {trouble}\n")
@@ -71,12 +74,20 @@ def _noexec(directory: Path) -> bool:
 
 
 def _copied(site: Path, directory: Path) -> Path:
+    """Raises OSError, with a strerror for people."""
+    if site.stat().st_dev != directory.stat().st_dev:
+        size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+        disk = os.statvfs(directory)
+        if 2 * size > (free := disk.f_bavail * disk.f_frsize):
+            raise OSError(errno.ENOSPC, f"it takes {format_size(size)}, and {directory} has {format_size(free)} left")
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
     try:
         shutil.copytree(site, folder / "site", copy_function=_link)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise
+        # copytree goes on to the end, and tells of each file.
+        first = error.args[0][0][2] if isinstance(error, shutil.Error) else str(error)
+        raise OSError(errno.EIO, first) from error
     return folder / "site"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,22 @@ def test_the_copy_of_a_killed_daemon_is_swept_and_that_of_a_living_one_is_not(ow
     assert "a controller already runs" in refused.line
     assert copies(own) == ["agent", "controller"]
     assert living.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_daemon_makes_no_copy_that_would_fill_its_disk(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    own = make_cluster()
+    mount = f'mount -t tmpfs -o size=24m gpuq-test {tmp_path} && "$@"; du -sk {tmp_path}'
+    command = ["unshare", "--mount", "sh", "-c", mount, "sh", *map(str, own.command("agent"))]
+    done = subprocess.run(
+        command, env=own.environment(GPUQ_HOME=str(tmp_path)), capture_output=True, text=True, check=False
+    )
+    first, *others = done.stderr.splitlines()
+    assert re.fullmatch(r"gpuq agent: runs from the cache, .*: it takes [\d.]+M, and \S+ has [\d.]+M left", first), (
+        first
+    )
+    assert len(others) == 1  # it knows of no controller
+    assert int(done.stdout.split()[0]) < 1024
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
