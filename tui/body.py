@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
@@ -56,12 +57,20 @@ class Body(Vertical):
         self._panes: dict[str, Pane] = {}
         self._shown: dict[Slot, str] = {}  # in the order Tab goes through them
         self._making = False  # a pane is still being made that is to have the focus
-        self._leaving: Widget | None = None  # what has the focus until Textual has come round to moving it
+        self._goal: Widget | None = None  # what is to have the focus, until Textual has come round to moving it
+        self._leaving: Widget | None = None  # what has it until then; nothing has, once that is hidden
 
     @property
     def focus_due(self) -> bool:
         """Whether the focus is still to go where `focus_slot` has sent it: what is typed now is meant for there."""
-        return self._making or (self._leaving is not None and self.screen.focused is self._leaving)
+        if self._making or self._goal is None:
+            return self._making
+        return self._goal.focusable and self.screen.focused in (None, self._leaving)
+
+    @on(events.DescendantFocus)
+    def _focus_came(self, event: events.DescendantFocus) -> None:
+        if event.widget is not self._leaving:
+            self._goal = None
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="upper"):
@@ -108,7 +117,7 @@ class Body(Vertical):
 
     def focus_slot(self, slot: Slot) -> None:
         """Puts the focus on the pane there, or on the list or the field within it."""
-        self._making, self._leaving = False, None
+        self._making, self._goal = False, None
         if slot not in self._shown:
             return
         pane = self._panes[self._shown[slot]]
@@ -120,8 +129,7 @@ class Body(Vertical):
         focused = self.screen.focused  # Textual's has_focus_within outlives the focus of what was hidden with it
         within = focused is not None and pane in focused.ancestors_with_self
         if not within or (focused is pane and wanted is not pane):  # else one is in a field of it, or on its list
-            if wanted.focusable:
-                self._leaving = focused
+            self._goal, self._leaving = wanted, focused
             wanted.focus()
 
     def next_slot(self, slot: Slot, step: int) -> Slot:

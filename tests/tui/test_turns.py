@@ -52,6 +52,20 @@ async def test_fields_of_the_form_take_what_is_typed_into_each() -> None:
 
 
 @played
+async def test_the_form_takes_what_is_typed_before_it_has_the_focus_though_nothing_else_has_it() -> None:
+    async with desk(ServedClient(busy(20, 2))) as found:
+        found.app.open_submit()
+        await found.until(lambda: found.app.screen.query("#submit") and not found.app._body.focus_due)
+        found.app.open_view("jobs")
+        await found.until(lambda: not found.app._body.focus_due)
+        found.app.screen.set_focus(None)
+        found.app.open_submit()
+        assert found.app._body.focus_due
+        at_once(found, *"true")
+        await found.shows("gpuq submit --export NONE true")
+
+
+@played
 async def test_a_filter_line_does_not_stay_where_the_focus_has_left_it() -> None:
     async with desk(ServedClient(busy(20, 2))) as found:
         await found.keys("slash", "a")
