@@ -30,9 +30,11 @@ class Tenants:
     """The processes of the runs below one directory, as of when this was made."""
 
     def __init__(self, runs: Path) -> None:
+        self._here: set[AttemptUid] = set()
         self._supervisors: dict[tuple[int, int], AttemptUid] = {}  # by pid and start
         self._leaders: dict[int, tuple[int, AttemptUid]] = {}  # a session's leader: its start, its attempt
         for uid, _, directory in existing(runs):
+            self._here.add(uid)
             supervisor = directory.supervisor()
             if supervisor is None or directory.has_ended:
                 continue  # one that has ended shares its supervisor's pid with a later run
@@ -45,7 +47,7 @@ class Tenants:
         """The attempt a process belongs to: by its ancestors, which hold whatever it does, else by what it carries.
 
         The latter is for what is left of a run whose supervisor was killed. A process that says so of itself is
-        believed: the uid of an attempt is known to who runs it.
+        believed, of a run there is: the uid of an attempt is known to who runs it.
         """
         above = pid
         for _ in range(_DEPTH):
@@ -58,7 +60,8 @@ class Tenants:
             above = int(fields[1])
         for item in read_proc(f"/proc/{pid}/environ").split(b"\0"):
             if item.startswith(_MARK):
-                return AttemptUid(item.removeprefix(_MARK).decode(errors="replace"))
+                uid = AttemptUid(item.removeprefix(_MARK).decode(errors="replace"))
+                return uid if uid in self._here else self._by_session(pid)
         return self._by_session(pid)
 
     def _by_session(self, pid: int) -> AttemptUid | None:

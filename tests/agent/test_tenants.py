@@ -95,10 +95,20 @@ def test_what_is_left_of_a_run_without_supervisor_is_known_by_its_environment(
     runs: Path, started: list[subprocess.Popen[str]]
 ) -> None:
     process = start(started, SLEEP, {"GPUQ_ATTEMPT": "u7"})
+    (runs / "u7.0").mkdir()
     until = time.monotonic() + 20
     while (owner := Tenants(runs).owner(process.pid)) is None and time.monotonic() < until:
         time.sleep(0.01)  # it has not executed its program yet
     assert owner == "u7"
+
+
+def test_nobody_is_of_a_run_that_is_not_here_whatever_he_says(runs: Path, started: list[subprocess.Popen[str]]) -> None:
+    says = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
+    process = start(started, says, {"GPUQ_ATTEMPT": "u7"})
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    (runs / "u8.0").mkdir()
+    assert Tenants(runs).owner(process.pid) is None
 
 
 def test_what_is_left_of_a_run_without_supervisor_is_known_by_its_session(
