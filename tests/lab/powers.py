@@ -55,7 +55,7 @@ def _one_in_each_state(head: Gpuq, node: Node, watch: Watch) -> dict[str, str]:
     ids["gang"] = head.submit(
         "-w", f"{node.name},head", "-N", "2", "-G", "2", "bash", "-c", _STAYS, f"gang-{node.name}"
     )
-    ids["queued"] = submit("queued", "exit 3", "-G", "8")
+    ids["queued"] = submit("queued", "exit 3", "-G", "8", "--priority", "-1")  # no room is kept for it
     for state in ("running", "stopping", "ended", "gang"):
         head.becomes(ids[state], "RUNNING")
     until("the set-up runs", 30, lambda: node.gpuq.shell("ls ~ | grep -c set- || :").strip() == "1")

@@ -10,6 +10,7 @@ from gpuq.changes import PutSettings
 from gpuq.document import read
 from gpuq.model import JobId, NodeName
 from gpuq.scheduler import Explainer, Start, by_node, instead
+from gpuq.states import JobState
 from tests.service.builders import ADA, Desk, a_node
 
 HOUR = 3_600
@@ -52,6 +53,21 @@ def test_without_limits_predictions_take_part_and_without_them_nothing_is_said()
     assert not expected.bounded
     desk.cluster.apply([PutSettings(read({"cluster": {"predict_run_times": False}})[0])])
     assert start(desk, id) is None
+
+
+def test_what_the_plan_leaves_waiting_beside_free_gpus_is_not_told_to_start_now() -> None:
+    desk = a_desk(8)
+    for gpus in (1, 1, 1, 1, 2):
+        runs(desk, gpus=gpus)
+    whole, one = desk.submit(gpus=8), desk.submit(gpus=1)
+    desk.plan()
+    assert desk.state(one) is JobState.QUEUED
+    assert reason(desk, one).startswith("reserved: fits, but room is kept")
+    for id in (whole, one):
+        expected = start(desk, id)
+        assert expected is not None
+        assert expected.at > desk.wall
+        assert not expected.bounded
 
 
 def test_nothing_is_said_of_what_waits_for_something_other_than_room() -> None:
