@@ -18,10 +18,11 @@ from agent.gpus import RealGpus
 from agent.nvml import REPROBE_SECONDS, DriverFailing
 from agent.selection import ALL
 from gpuq.node import Gpu, GpuHealth
-from tests.agent.fake_nvml.machine import DEADLINE_SECONDS, Machine, build_library, gpu
+from tests.agent.fake_nvml.machine import Machine, build_library, gpu
 
 GIB = 1 << 30
-SILENT = f"the NVIDIA driver did not answer within {DEADLINE_SECONDS:g} s"
+IMPATIENT_SECONDS = 0.5  # where the driver is to hang
+SILENT = f"the NVIDIA driver did not answer within {IMPATIENT_SECONDS:g} s"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
     with Machine(library, tmp_path) as machine:
+        yield machine
+
+
+@pytest.fixture
+def impatient(library: Path, tmp_path: Path) -> Iterator[Machine]:
+    with Machine(library, tmp_path, deadline=IMPATIENT_SECONDS) as machine:
         yield machine
 
 
@@ -247,9 +254,10 @@ def test_gpus_known_from_before_the_agents_start_are_unknown_while_the_driver_fa
 
 
 def test_hanging_driver_is_unknown_within_the_deadline_without_piling_up_processes_and_recovers(
-    machine: Machine,
+    impatient: Machine,
 ) -> None:
-    machine.read()
+    machine = impatient
+    read_until_known(machine)
     machine.has([gpu(0), gpu(1), gpu(2)], also="hang")
     for _ in range(5):
         reading = machine.read()
@@ -262,7 +270,8 @@ def test_hanging_driver_is_unknown_within_the_deadline_without_piling_up_process
     assert reading["samples"][0]["utilization_percent"] == 7
 
 
-def test_driver_that_hangs_while_it_is_opened_is_read_once_it_answers(machine: Machine) -> None:
+def test_driver_that_hangs_while_it_is_opened_is_read_once_it_answers(impatient: Machine) -> None:
+    machine = impatient
     machine.has([gpu(0)], also="hang")
     reading = machine.read()
     assert (reading["gpus"], reading["note"]) == ([], SILENT)
@@ -274,7 +283,7 @@ def test_driver_that_hangs_while_it_is_opened_is_read_once_it_answers(machine: M
 
 
 def test_reader_with_a_hanging_driver_still_ends(library: Path, tmp_path: Path) -> None:
-    with Machine(library, tmp_path) as machine:
+    with Machine(library, tmp_path, deadline=IMPATIENT_SECONDS) as machine:
         machine.has([gpu(0)], also="hang")
         machine.read()
         said, _ = machine.process.communicate(timeout=20)
