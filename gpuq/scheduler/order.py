@@ -7,7 +7,7 @@ the heads of the lanes knows the first of all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 
 from gpuq.model import Job, Lane, Now, Waiting
 from gpuq.scheduler.possible import impossible
@@ -15,6 +15,7 @@ from gpuq.scheduler.promise import stays_first
 from gpuq.view import ClusterView
 
 Key = tuple[float, ...]
+_Waiting = Collection[tuple[Lane, int]]  # jobs in each lane
 Order = Callable[[Lane, Job | Waiting], Key]
 
 # Expected to run for less than this part of what runs take on average, a job is short, and yields to nobody. The others
@@ -52,10 +53,11 @@ def by_expectation(view: ClusterView, now: Now) -> Order:
     The delay is a part of the time it takes to work off what waits now: what waits comes before most of what is
     submitted after it, however short.
     """
-    band, steps = _bands(view), _shares(view, now)
+    waiting = _may_start(view)
+    band, steps = _bands(view), _shares(view, now, waiting)
     predicts, expected, wall = view.settings.cluster.predict_run_times, view.run_times.expected, now.wall
     short = SHORT * view.run_times.typical(wall)
-    delay = YIELDS * (LEAST_SECONDS + backlog_seconds(view, now)) if predicts else 0.0
+    delay = YIELDS * (LEAST_SECONDS + _seconds_of(view, now, waiting)) if predicts else 0.0
     firsts: dict[tuple[str, int, str], Key] = {}  # what many lanes share of their keys
     promised = stays_first(view)
     its_lane = None if promised is None else promised.lane
@@ -76,20 +78,23 @@ def by_expectation(view: ClusterView, now: Now) -> Order:
 
 def backlog_seconds(view: ClusterView, now: Now) -> float:
     """How long all GPUs would be busy with what waits for GPUs, and could ever have them."""
+    return _seconds_of(view, now, _may_start(view))
+
+
+def _seconds_of(view: ClusterView, now: Now, waiting: _Waiting) -> float:
     gpus = sum(len(node.inventory.gpus) for node in view.nodes.values() if node.inventory is not None)
     expected, wall = view.run_times.expected, now.wall
     work = sum(
-        jobs * lane.kind.gpus * expected(lane.kind, lane.batch, wall)
-        for lane, jobs in _may_start(view)
-        if lane.kind.gpus
+        jobs * lane.kind.gpus * expected(lane.kind, lane.batch, wall) for lane, jobs in waiting if lane.kind.gpus
     )
     return work / gpus if gpus else 0.0
 
 
-def _may_start(view: ClusterView) -> Iterator[tuple[Lane, int]]:
+def _may_start(view: ClusterView) -> _Waiting:
     """How many jobs wait in each lane, but for those that no nodes could ever run."""
     never = impossible(view, view.fronts())
-    return ((lane, jobs) for lane, jobs in view.waiting().items() if not never or lane.request not in never)
+    waiting = view.waiting().items()
+    return [(lane, jobs) for lane, jobs in waiting if lane.request not in never] if never else waiting
 
 
 def _bands(view: ClusterView) -> Callable[[Lane], tuple[float, float]]:
@@ -97,12 +102,12 @@ def _bands(view: ClusterView) -> Callable[[Lane], tuple[float, float]]:
     return lambda lane: (-priorities.get(lane.queue, 0), -lane.priority)
 
 
-def _shares(view: ClusterView, now: Now) -> dict[str, float]:
+def _shares(view: ClusterView, now: Now, waiting: _Waiting) -> dict[str, float]:
     """By user: 0 for who has had up to FAIR times the mean of those who wait, 1 up to twice that, and so on.
 
     Steps, not the exact figure: within one, short work still goes before long.
     """
-    users = {lane.kind.user for lane, _ in _may_start(view)}
+    users = {lane.kind.user for lane, _ in waiting}
     used = {user: view.usage.of(user, now.wall) for user in users}
     mean = sum(used[user] for user in sorted(used)) / len(used) if used else 0.0
     if mean <= 0.0:
