@@ -240,9 +240,12 @@ def test_cancel_lets_a_job_say_goodbye(cluster: Cluster) -> None:
 def test_gpus_are_reused_only_when_the_whole_tree_of_a_canceled_job_is_gone(cluster: Cluster) -> None:
     """Two processes that ignore SIGTERM, one of them in a session of its own and orphaned."""
     beat = cluster.folder / "beat"
-    stubborn = f"trap '' TERM; while :; do date +%s.%N > {beat}; sleep 0.02; done"
+    one, other = (  # whole files only: they may be killed at any moment
+        f"trap '' TERM; while :; do date +%s.%N > {beat}.{name}; mv {beat}.{name} {beat}; sleep 0.02; done"
+        for name in ("one", "other")
+    )
     body = {
-        "command": ["/bin/bash", "-c", f'(setsid bash -c "{stubborn}" &) ; {stubborn}'],
+        "command": ["/bin/bash", "-c", f'(setsid bash -c "{one}" &) ; {other}'],
         "cwd": "/",
         "gpus": 8,
         "grace_seconds": 1,
