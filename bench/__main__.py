@@ -1,7 +1,7 @@
 """python3 build.py bench [NAME...]: measures the built gpuq.pyz on this machine and prints one table.
 
-Names: startup, submit, launch, drain, logs, list, idle, tui, scheduler. Without any, all but scheduler, which needs the
-published traces and a quarter of an hour.
+Names: startup, submit, launch, drain, flood, logs, list, idle, tui, scheduler. Without any, all but scheduler, which
+needs the published traces and a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import drain, idle, launch, listing, logs, scheduler, startup, submit, tui
+from bench import drain, flood, idle, launch, listing, logs, scheduler, startup, submit, tui
 from bench.figures import Figure, table
 
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
@@ -17,6 +17,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "submit": submit.measure,
     "launch": launch.measure,
     "drain": drain.measure,
+    "flood": flood.measure,
     "logs": logs.measure,
     "list": listing.measure,
     "idle": idle.measure,
