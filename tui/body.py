@@ -122,7 +122,7 @@ class Body(Vertical):
             return
         pane = self._panes[self._shown[slot]]
         wanted = next(iter(pane.query(ModelTable)), None) or pane.focal()
-        if not (pane.is_mounted and wanted.is_mounted):
+        if not (pane.is_mounted and pane.complete and wanted.is_mounted):
             self._making = True
             self.call_after_refresh(self.focus_slot, slot)
             return

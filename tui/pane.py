@@ -108,6 +108,11 @@ class Pane(Widget, can_focus=True):
     def tick(self, dirty: Dirty) -> None:
         """Something changed, or just a second passed. Only while it is visible, and at most 4 times a second."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether what is to have the focus in it is made: until then keys that are meant for it wait."""
+        return True
+
     def focal(self) -> Widget:
         """What gets the focus when the pane does, for a pane without a list."""
         return self

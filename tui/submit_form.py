@@ -107,6 +107,10 @@ class SubmitForm(Pane):
         row = self._row_in_focus()
         return "" if row is None else f"{row.field.label}: {row.field.says}{_flag(row)}"
 
+    @property
+    def complete(self) -> bool:
+        return self._there
+
     def focal(self) -> Widget:
         rows = self._rows()
         return rows[0].entry if rows else self
