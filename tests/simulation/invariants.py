@@ -10,8 +10,9 @@ from gpuq.model import Attempt, AttemptUid, CauseCode, EndReason, ExitRecord, Jo
 from gpuq.scheduler import plan
 from gpuq.states import FINAL, JobState
 from gpuq.view import Plan
+from tests.simulation.agents import GPU_BYTES
 from tests.simulation.clock import WALL_ZERO
-from tests.simulation.machines import GPU_BYTES, Process
+from tests.simulation.processes import Process
 from tests.simulation.world import PATIENCE_SECONDS, SETTINGS, TROUBLE_SECONDS, Broken, World, release_held
 
 A_DAY = 86_400.0

@@ -19,8 +19,8 @@ from gpuq.scheduler import fit
 from gpuq.service import commit, execution, tick
 from gpuq.service.draft import Draft
 from gpuq.states import JobState
+from tests.simulation.agents import GPU_BYTES
 from tests.simulation.invariants import run
-from tests.simulation.machines import GPU_BYTES
 from tests.simulation.world import Broken
 
 SEEDS = 60  # the rarest of the bugs below shows in one history of twelve

@@ -13,8 +13,8 @@ from gpuq.service import tick
 from gpuq.service.commands import Submit
 from gpuq.service.controller import Controller
 from gpuq.states import JobState
+from tests.simulation.agents import GPUS
 from tests.simulation.clock import Faults
-from tests.simulation.machines import GPUS
 from tests.simulation.world import ALICE, NODES, World
 
 QUIET = Faults(**{fault.name: 0.0 for fault in fields(Faults)})

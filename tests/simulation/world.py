@@ -20,9 +20,11 @@ from gpuq.service.controller import Controller
 from gpuq.settings import ClusterSettings, Queue, Settings
 from gpuq.states import FINAL, JobState
 from gpuq.view import Policy
+from tests.simulation.agents import GPUS
 from tests.simulation.clock import Clock, Faults, Network
 from tests.simulation.disk import Disk, DiskWriter
-from tests.simulation.machines import GPUS, Machine, Process
+from tests.simulation.machines import Machine
+from tests.simulation.processes import Process
 from tests.simulation.streams import Streams
 
 NODES = 5
