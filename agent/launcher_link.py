@@ -22,6 +22,7 @@ _CODE = (
     "supervisor_socket.py",
     "channels.py",
     "channel.py",
+    "limits.py",
     "tree_end.py",
     "setup_line.py",
     "shutdown.py",

@@ -27,6 +27,7 @@ import time
 from typing import Any
 
 from agent.channels import MAX_CHANNELS, Channels, open_terminal
+from agent.limits import Limits
 from agent.output_files import Files
 from agent.process_tree import terminate_tree, warn_tree
 from agent.program import NO_FILES, Account, Start, fork, spawn, why_not
@@ -38,7 +39,6 @@ from agent.spool import Spool
 from agent.supervisor_socket import VERSION, Client, Clients
 from agent.tree_end import TreeEnd
 
-LEASE_POLL_SECONDS = 1.0  # poll() sleeps through a suspend, CLOCK_BOOTTIME does not: the lease is looked at this often
 RETRY_SECONDS = 1.0  # a full disk may have room again
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # linux/prctl.h
 _SHIELDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a service stop or hang-up must not cost the exit record
@@ -91,12 +91,13 @@ class Supervisor:
         self.files: Files = launch["files"]
         self.account: Account | None = launch["account"]  # None: this process' own
         self.setup: list[tuple[str, str]] = [(label, line) for label, line in launch["setup"]]
-        self.time_limit: float | None = launch["time_limit_seconds"]
         self.grace: float = launch["grace_seconds"]
-        self.lease: float | None = launch["lease"]
         self.pty: str = launch["pty"]  # the size of the terminal that the job runs on, if it does
         self.waits: bool = launch["waits"]  # with the job, until all ranks of its gang are ready
-        self.spool = Spool(threaded=self.lease is not None, cap=launch["log_cap"])
+        self.warning: tuple[int, int, bool] | None = launch["warning"]  # signal, seconds before the limit, main only
+        before = None if self.warning is None else self.warning[1]
+        self.limits = Limits(launch["time_limit_seconds"], before, launch["lease"])
+        self.spool = Spool(threaded=self.limits.leased, cap=launch["log_cap"])
         self.spool.open(folder.fd)
         self.cgroup = RunCgroup(launch["cgroups"])
 
@@ -119,9 +120,6 @@ class Supervisor:
         self.exec_report = -1  # says why exec failed, or closes because it succeeded
         self.dump = -1  # where a setup line leaves its environment
         self.done = False  # no further step is to start
-        self.limit_at: float | None = None
-        self.warning: tuple[int, int, bool] | None = launch["warning"]  # signal, seconds before the limit, main only
-        self.warn_at: float | None = None
         self.warned = 0  # the signal that was sent
         self.end = TreeEnd(self.pid, self.cgroup)
         self.read_at: float | None = None  # when to look into the pipe again; None: when there is something
@@ -140,8 +138,7 @@ class Supervisor:
         self._announce()
         self.clients.serve(self.first, self._act)  # a stop may have come right behind the launch
         self._enclose()
-        if self.time_limit is not None:  # set-up lines count: what the job holds is promised to others for then
-            self.limit_at = _boottime() + self.time_limit
+        self.limits.begin(_boottime())
         self._keep_limits()
         self._start_next()
         while not (self._reap() and self.done):
@@ -167,25 +164,16 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         now = _boottime()
-        times = [t - now for t in (self.warn_at, self.limit_at, self.lease, self.read_at) if t is not None]
-        if self.lease is not None:
-            times.append(LEASE_POLL_SECONDS)
-        if (until_end := self.end.wait(now)) is not None:
-            times.append(until_end)
-        if (until_look := self.channels.wait(now)) is not None:
-            times.append(until_look)
-        return min(times) if times else None
+        until_read = None if self.read_at is None else self.read_at - now
+        waits = self.limits.wait(now), until_read, self.end.wait(now), self.channels.wait(now)
+        return min((seconds for seconds in waits if seconds is not None), default=None)
 
     def _keep_limits(self) -> None:
         now = _boottime()
-        if self.warn_at is not None and now >= self.warn_at:
+        if self.limits.warning_is_due(now):
             self._warn()
-        if self.limit_at is not None and now >= self.limit_at:
-            self.limit_at = None
-            self._stop("time_limit", self.grace)
-        if self.lease is not None and now >= self.lease:
-            self.lease = None
-            self._stop("fence", self.grace)
+        for kind in self.limits.over(now):
+            self._stop(kind, self.grace)
         if self.end.is_due(now):
             self._end_tree(self.grace)
         self.end.kill_if_due(now)
@@ -214,7 +202,7 @@ class Supervisor:
             self._announce()
             return
         if self.step == len(self.setup):
-            plain = self.lease is None and self.account is None and not any(self.files) and not self.pty
+            plain = not self.limits.leased and self.account is None and not any(self.files) and not self.pty
             self._spawn() if plain and self.cgroup.has_way_back else self._fork(self.argv, self.files)
             return
         label, line = self.setup[self.step]
@@ -281,12 +269,10 @@ class Supervisor:
     def _is_running(self) -> None:
         self.reason = "exited"
         self.phase, self.started_at = "running", time.time()
-        if self.limit_at is not None and self.warning is not None:
-            self.warn_at = max(0.0, self.limit_at - self.warning[1])
+        self.limits.running()
         self._announce()
 
     def _warn(self) -> None:
-        self.warn_at = None
         if self.warning is None or not self.child or self.done:
             return
         self.warned, before, main_only = self.warning
@@ -353,7 +339,7 @@ class Supervisor:
             self._ended_for_another_reason(status)
         self.done = self.done or (self.child == 0 and not self.waits)
         if self.done and not self.end.begun:
-            self.limit_at = self.warn_at = None
+            self.limits.main_ended()
             self.end.settle(_boottime())
             self.channels.hang_up()
 
@@ -419,7 +405,7 @@ class Supervisor:
             "oom_kills": oom_kills,
         }
         self.phase = "ended"
-        self.lease = None
+        self.limits.all_ended()
         if self.read_at is None:
             self.poll.unregister(self.spool.read_end)
         saved = self.folder.save(self.exit, self.spool)
@@ -467,8 +453,8 @@ class Supervisor:
             self._stop(asked["kind"], asked["grace"])
         elif op == "go":
             self._go()
-        elif op == "extend" and self.lease is not None:
-            self.lease = max(self.lease, asked["deadline"])  # a late one must not shorten it, none revives an ended one
+        elif op == "extend":
+            self.limits.extend(asked["deadline"])
         elif op == "stream":
             return self._stream(asked)
         elif op == "leave":

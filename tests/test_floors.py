@@ -156,6 +156,7 @@ STANDARD_LIBRARY_ONLY = {
         "channel",
         "channels",
         "launcher",
+        "limits",
         "output_files",
         "process_tree",
         "program",
