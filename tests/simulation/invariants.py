@@ -16,6 +16,7 @@ from tests.simulation.processes import Process
 from tests.simulation.world import PATIENCE_SECONDS, SETTINGS, TROUBLE_SECONDS, Broken, World, release_held
 
 A_DAY = 86_400.0
+SLOWLY = 100  # steps from one look at the whole state to the next: fifty in a history
 
 
 @dataclass(slots=True)
@@ -255,13 +256,13 @@ def run(seed: int, world: World | None = None) -> World:
         while world.clock.time < PATIENCE_SECONDS and world.clock.step():
             steps += 1
             check(world, looked)
-            if steps % 50 == 0:
+            if steps % SLOWLY == 0:
                 check_slowly(world)
             if not calm and world.clock.time > TROUBLE_SECONDS:
                 calm = True
                 world.calm()
                 world.clock.after(60.0, lambda: release_held(world))
-            if calm and not world.outstanding and steps % 200 == 0 and not world.unfinished() and not world.processes():
+            if calm and steps % 50 == 0 and not world.outstanding and not world.unfinished() and not world.processes():
                 break
         check_at_end(world)
     except Broken as broken:
