@@ -94,6 +94,7 @@ class Agent:
             if held.boot_id != self.machine.boot_id:
                 continue
             if process is not None and (process.exit or process.supervised):
+                process.taken = process.exit is not None
                 self._act(self.directives.observed(event_of(process)))
             else:
                 self._lost(held.order, process)
@@ -115,6 +116,8 @@ class Agent:
                 self.look()
                 if process is not None:
                     process.seen = True
+            if process is not None:
+                process.taken = event.exit is not None
             self._act(self.directives.observed(event))
             self._hurry()
 

@@ -71,12 +71,16 @@ class Machine:
     # ------------------------------------------------------------ GPUs
 
     def fail_gpu(self, index: int) -> None:
-        """A fault, of which some programs die at once; the agent sees it when it looks next."""
+        """A fault, of which some programs die at once; the agent sees it when it looks next.
+
+        A driver may tell of it only after the program has died of it. So a fault that comes before an end was taken
+        may be its reason, for all that anyone can know.
+        """
         self._faults += 1
         self.faults[index] = number = self._faults
-        for process in [p for p in self.processes.values() if p.alive and index in p.gpus]:
+        for process in [p for p in self.processes.values() if not p.taken and index in p.gpus]:
             process.faults += 1
-            if process.supervised and not process.stopping and self.clock.chance(0.5):
+            if process.alive and process.supervised and not process.stopping and self.clock.chance(0.5):
                 self.clock.after(self.clock.random.uniform(0.0, 1.0), lambda p=process: self._crash(p))  # type: ignore[misc]
         if self.agent is not None:
             self.clock.after(self.clock.random.uniform(0.0, LOOK_SECONDS), self.agent.look)

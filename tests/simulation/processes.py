@@ -30,7 +30,8 @@ class Process:
     exit: ExitRecord | None = None  # on the machine's disk once set
     crashed: bool = False  # it failed because its GPU did
     seen: bool = False  # the agent was there to see that
-    faults: int = 0  # that GPUs of its had when it was launched, or since
+    taken: bool = False  # the agent knows of its end
+    faults: int = 0  # that GPUs of its had when it was launched, or until its end was taken
     greedy: tuple[float, float] = (0.0, 0.0)  # from when to when it has more memory of its GPUs than its share
 
     def __setattr__(self, name: str, value: object) -> None:
