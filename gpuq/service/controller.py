@@ -74,10 +74,18 @@ class Controller:
         self._life = Life(self._liveness, streams=self.streams)
         self.commit = Commit(self._cluster_of(snapshot), writer, snapshot.last_seq)
         self._records = Records(self.commit, lookup)
-        self._exchange = Exchange(
-            self.commit, self._records, self._life, policy, snapshot.epoch, clock, self._carry_out, self._follow_up
-        )
         self._plan_due = False
+        self._exchange = Exchange(
+            self.commit,
+            self._records,
+            self._life,
+            policy,
+            snapshot.epoch,
+            clock,
+            self._carry_out,
+            self._follow_up,
+            lambda: self._plan_due,
+        )
         self._planned: _From | None = None  # what the last plan was made from, if it lasts
         # Once a second: whom to stop takes longer to find out than all else, and grace is counted in seconds anyway.
         self._preempts = True

@@ -85,7 +85,8 @@ class _Peer:
 class Exchange:
     """All agents of one controller, in one life of it. Called from the controller's thread, as its callbacks are.
 
-    take decides on a report and applies what follows; came_up is called when a node may have become fit for work.
+    take decides on a report and applies what follows; came_up is called when a node may have become fit for work;
+    push_follows says whether a plan is due in this turn, and `push` behind it.
     """
 
     def __init__(
@@ -98,10 +99,11 @@ class Exchange:
         clock: Callable[[], Now],
         take: Callable[[Report], object],
         came_up: Callable[[], None],
+        push_follows: Callable[[], bool],
     ) -> None:
         self._commit, self._records, self._life = commit, records, life
         self._policy, self._epoch, self._clock = policy, epoch, clock
-        self._take, self._came_up = take, came_up
+        self._take, self._came_up, self._push_follows = take, came_up, push_follows
         self._peers: dict[NodeName, _Peer] = {}
         self._touched: set[NodeName] = set()  # what they are to be told may have changed since the last push
         self._stopping = False
@@ -135,7 +137,10 @@ class Exchange:
         due = self._orders(name, poll)
         self._heard(name, peer, poll, now, due.unexplained)
         peer.poll = poll
-        self._answer(name, peer, due, only_if_urgent=wait > 0)
+        if wait > 0 and self._push_follows():
+            self._touched.add(name)  # what starts where this report has made room travels with what was due before
+        else:
+            self._answer(name, peer, due, only_if_urgent=wait > 0)
 
     def _refusal(self, name: NodeName, request: SyncRequest, now: Now) -> GpuqError | None:
         """Why nothing of a request is taken, if so."""

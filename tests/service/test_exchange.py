@@ -76,6 +76,16 @@ def test_a_newer_sync_releases_the_held_one(machine: Machine) -> None:
     assert len(second) == 1
 
 
+def test_what_starts_where_a_report_made_room_travels_with_what_was_due_before(machine: Machine) -> None:
+    machine.submit(gpus=3)
+    first = machine.answered().run[0].uid
+    due, behind = machine.submit(gpus=1), machine.submit(gpus=3)
+    ended = RankReport(first, 0, RankPhase.ENDED, exit=exited())
+    reply = machine.answered(ended, wait=POLL_SECONDS)
+    assert [order.job.id for order in reply.run] == [due, behind]
+    assert reply.forget == (first,)
+
+
 @pytest.mark.parametrize("wait", [-1.0, 0.0, 1e9])
 def test_a_poll_is_held_at_most_its_time(machine: Machine, wait: float) -> None:
     answers = machine.sync(wait=wait)
