@@ -12,7 +12,7 @@ import pytest
 
 from agent.cgroups import Cgroups, find_cgroups, with_earlier
 from agent.process_tree import descendants, start_time
-from agent.run_cgroup import processes
+from agent.run_cgroup import RunCgroup, processes
 from gpuq.enforced import Enforced
 from gpuq.model import EndReason, Rank, StopKind
 from tests.agent.executions import alive, machine, order, shell, until
@@ -282,3 +282,23 @@ def test_runs_of_an_agent_that_was_started_in_another_group_are_found_by_the_nex
     there.rmdir()
     assert with_earlier(Cgroups(1, memory=str(here)), kept).earlier == ()
     assert kept.read_text() == f"{here}\n"
+
+
+@pytest.mark.parametrize(
+    ("offered", "used"), [(("cgroup.procs", "tasks"), "tasks"), (("cgroup.procs",), "cgroup.procs")]
+)
+def test_a_thread_enters_by_itself_where_the_kernel_lets_it(
+    tmp_path: Path, offered: tuple[str, ...], used: str
+) -> None:
+    """Version 1 does. For a whole process the kernel waits for all processors."""
+    groups = [tmp_path / "job", tmp_path / "home"]
+    for group in groups:
+        group.mkdir()
+        for name in offered:
+            (group / name).touch()
+    cgroup = RunCgroup([(str(groups[0]), {}, str(groups[1]))])
+    assert cgroup.make() == ""
+    cgroup.join()
+    cgroup.leave()
+    written = [{name for name in offered if (group / name).read_text() == "0"} for group in groups]
+    assert written == [{used}, {used}]
