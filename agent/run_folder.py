@@ -21,6 +21,7 @@ class RunFolder:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.saved = False  # whether the exit record is on disk
+        self._notes = -1  # the file of traces, which the exit record takes over
         self._identity = f"{boot_id}:{os.getpid()}:{start_time(os.getpid())}"
 
     def claim(self) -> bool:
@@ -34,10 +35,14 @@ class RunFolder:
 
     def trace(self, launcher: str, pipe: int, process: int) -> None:
         """Notes how to find again what was started, should this process die: launcher, pipe, and the one it leads."""
+        text = f"{launcher}:{pipe}:{process}:{start_time(process) or 0}\n"
         with suppress(OSError):
-            os.unlink("traces", dir_fd=self.fd)
-        with suppress(OSError):
-            os.symlink(f"{launcher}:{pipe}:{process}:{start_time(process) or 0}", "traces", dir_fd=self.fd)
+            os.pwrite(self._open_notes(), text.encode(), 0)
+
+    def _open_notes(self) -> int:
+        if self._notes < 0:
+            self._notes = os.open("traces", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+        return self._notes
 
     def save(self, record: dict[str, Any], spool: Spool) -> bool:
         """Puts the exit record on disk for good; False if that is to be tried again.
@@ -58,25 +63,26 @@ class RunFolder:
         return True
 
     def _write(self, record: dict[str, Any]) -> None:
-        fd = os.open("exit.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
-        try:
-            data = json.dumps(record).encode()
-            if os.write(fd, data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename("exit.tmp", "exit.json", src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        # In the file that is there: it is one less to make for each job, and on a full disk it has room already.
+        fd = self._open_notes()
+        data = json.dumps(record).encode()
+        if os.pwrite(fd, data, 0) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
+        os.rename("traces", "exit.json", src_dir_fd=self.fd, dst_dir_fd=self.fd)
         os.fsync(self.fd)
 
     def _make_again(self, spool: Spool) -> None:
         with suppress(FileExistsError):
             os.mkdir(self.path, 0o700)
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.close(self.fd)
-        self.fd = fd
+        self.close()
+        self.fd, self._notes = fd, -1
         self.claim()
         spool.copy_to(fd)
 
     def close(self) -> None:
         os.close(self.fd)
+        if self._notes >= 0:
+            os.close(self._notes)

@@ -26,7 +26,7 @@ from gpuq.model import AttemptUid, EndReason, ExitRecord, RankPhase
 SCRIPTS = Path("/var/lib/gpuq-scripts")  # may be entered, not listed; each script is its account's alone
 _BARRED = "barred"
 # The end last: half a run never misleads.
-_FILES = ("log", "job/script", "sock", "exit.tmp", "traces", "supervisor", "exit.json")
+_FILES = ("log", "job/script", "sock", "traces", "supervisor", "exit.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class RunDir:
     def launched(self) -> Launched | None:
         """What the supervisor noted of what it started last, if it came to that."""
         try:
-            text = str((self.path / "traces").readlink())
+            text = (self.path / "traces").read_text().partition("\n")[0]
             launcher, since, pipe, leader, start = map(int, text.split(":"))
         except (OSError, ValueError):
             return None

@@ -9,8 +9,8 @@ The run directory:
 
     supervisor   symlink to 'BOOT-ID:PID:START'. Made once, by whoever comes first: a supervisor that finds it made
                  starts nothing, so an agent that makes it ('barred') knows that nothing ever will be started
-    traces       symlink to 'LAUNCHER-PID:START:PIPE:PID:START', the last two of what was started last: how to find what
-                 is left if this process is killed
+    traces       'LAUNCHER-PID:START:PIPE:PID:START' in its first line, the last two of what was started last: how to
+                 find what is left if this process is killed. It becomes exit.json
     log          what the job writes; it comes through a pipe (spool.py)
     sock         the socket, where others ask and are told (supervisor_socket.py)
     exit.json    the exit record: complete, durable and final as soon as it is there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -80,6 +81,11 @@ class Machine:
 
     def supervisor(self, order: RunOrder) -> int:
         return supervisor_of(self.run_dir(order))
+
+    def disk_is_full_for(self, order: RunOrder, full: bool = True) -> None:
+        """What its supervisor writes from now on fails, as on a full disk."""
+        size = 0 if full else resource.RLIM_INFINITY
+        resource.prlimit(self.supervisor(order), resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def of(self, order: RunOrder) -> list[RunEvent]:
         """What was told of it, but that its supervisor has spoken."""

@@ -203,11 +203,11 @@ def test_exit_record_waits_for_room_on_the_disk(tmp_path):
             job = shell("echo up; sleep 0.2; exit 6")
             m.executor.launch(job)
             await m.logged(job, b"up")
-            (m.run_dir(job) / "exit.tmp").mkdir()  # the record cannot be written, as on a full disk
+            m.disk_is_full_for(job)
             end = await m.end(job)
             assert end.exit_code == 6
             assert not (m.run_dir(job) / "exit.json").exists()
-            (m.run_dir(job) / "exit.tmp").rmdir()
+            m.disk_is_full_for(job, full=False)
             await until((m.run_dir(job) / "exit.json").exists)
             await until(lambda: start_time(m.supervisor(job)) is None)
 

@@ -204,7 +204,7 @@ def test_supervisor_that_was_told_to_forget_does_not_make_its_folder_again(tmp_p
             m.executor.launch(job)
             await m.logged(job, b"up")
             supervisor = m.supervisor(job)
-            (m.run_dir(job) / "exit.tmp").mkdir()  # the record cannot be written, as on a full disk
+            m.disk_is_full_for(job)
             (tmp_path / "go").touch()
             await m.end(job)
             m.executor.remove(job.uid, 0)

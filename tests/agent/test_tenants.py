@@ -121,7 +121,7 @@ def test_what_is_left_of_a_run_without_supervisor_is_known_by_its_session(
     folder = runs / "u2.0"
     folder.mkdir()
     (folder / "supervisor").symlink_to(f"boot:{gone.pid}:{since}")
-    (folder / "traces").symlink_to(f"1:1:0:{leader.pid}:{start_time(leader.pid)}")
+    (folder / "traces").write_text(f"1:1:0:{leader.pid}:{start_time(leader.pid)}\n")
     assert Tenants(runs).owner(leader.pid) == "u2"
 
 
