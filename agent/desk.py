@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from agent.accounts import LocalAccounts
 from agent.actions import Accept, Action, Bar, Connect, Drop, Extend, Go, Pardon, RecordEnd, Stop, Sweep
 from agent.cgroups import NONE, Cgroups
+from agent.company import COMPANY_SECONDS, Company
 from agent.directives import Directives
 from agent.executor import Executor
 from agent.holding import Held
@@ -34,10 +35,6 @@ from gpuq.protocol import Overuse, RunOrder, StreamOrder, SyncReply, SyncRequest
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# That a run was accepted or has started waits this long for company; nobody does anything upon it but look. A job
-# shorter than this is told of once, not three times: a queue of them, 8 at a time, drained 4 to 40 % faster (the
-# machine was busy).
-PROGRESS_SECONDS = 0.025  # twice: until it is looked at here, and until it is told
 SWEEP_SECONDS = 5.0  # between tries to look for survivors where /proc cannot be read
 
 
@@ -69,6 +66,8 @@ class AgentDesk:
         self.pardon: Callable[[str, int], None] = lambda uuid, fault: None  # set by who reads the GPUs
         self.connect: Callable[[StreamOrder], None] = lambda order: None  # set by who carries streams
         self._progress: asyncio.TimerHandle | None = None  # until progress is news
+        self._due: asyncio.TimerHandle | None = None  # until the events that are there are taken
+        self._company = Company()
         self._closed = False
 
     async def start(self, node: NodeName, boot_id: str) -> None:
@@ -120,6 +119,7 @@ class AgentDesk:
         async with self._lock:
             self._closed = True
         self._cancel_progress()
+        self._cancel_due()
         for task in self._sweeps.values():
             task.cancel()
         await asyncio.gather(*self._sweeps.values(), return_exceptions=True)
@@ -195,10 +195,14 @@ class AgentDesk:
 
     def _on_event(self, event: RunEvent) -> None:
         self._events.append(event)
-        if event.phase in (RankPhase.READY, RankPhase.ENDED) or event.stopping:
+        ended = event.phase is RankPhase.ENDED
+        if ended:
+            self._company.ended(event.uid)
+        alone = ended and not self._company.is_there(time.monotonic())
+        if event.phase is RankPhase.READY or event.stopping or alone:
             self._arrived.set()
-        else:
-            asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._arrived.set)
+        elif self._due is None:
+            self._due = asyncio.get_running_loop().call_later(COMPANY_SECONDS, self._arrived.set)
 
     async def work(self) -> None:
         """Takes run events as they come. Never returns."""
@@ -215,6 +219,7 @@ class AgentDesk:
             except Exception:
                 logger.exception("look.failed")  # the end is taken all the same
         async with self._lock:
+            self._cancel_due()
             taken, self._events = self._events, []
             events = [self._with_receipt(await self._with_last_words(event)) for event in taken]
             actions: list[Action] = []
@@ -296,6 +301,7 @@ class AgentDesk:
             case Accept(order, deadline):
                 logger.info("run.accepted job=%s attempt=%d uid=%s", order.job.id, order.number, order.uid)
                 self._tenancies[order.uid] = _tenancy(order, time.monotonic())
+                self._company.launched(order.uid, time.monotonic())
                 self.executor.launch(order, deadline)
                 self.logs.watch(order.uid, order.rank, self._log_path(order), True, order.log_cap_bytes)
             case Stop(uid, rank, kind, grace_seconds):
@@ -346,12 +352,17 @@ class AgentDesk:
         if self.directives.is_urgent:
             self.news.set()
         elif self.directives.has_news and self._progress is None:
-            self._progress = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self.news.set)
+            self._progress = asyncio.get_running_loop().call_later(COMPANY_SECONDS, self.news.set)
 
     def _cancel_progress(self) -> None:
         if self._progress is not None:
             self._progress.cancel()
             self._progress = None
+
+    def _cancel_due(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     def _follow_logs(self) -> None:
         """Has every log that is held shipped, from wherever the controller says it stands."""
