@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -158,13 +158,9 @@ def test_a_disk_that_is_really_full_refuses_work_until_there_is_room(
         until(lambda: fresh.log(running) == b"begun\n", "the job to begin")
         kept = [fresh.submit("-H", "true") for _ in range(3)]
         ballast = disk / "ballast"
-        with ballast.open("wb") as file:
-            try:
-                while True:
-                    file.write(b"x" * 65536)
-                    file.flush()
-            except OSError:
-                pass
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(b"x" * 65536)
         wire = Wire(disk / "host" / "controller")
         try:
             for _ in range(40):  # what is preallocated takes some

@@ -27,6 +27,7 @@ class Faults:
     partition: float = 0.004
     gpu: float = 0.01  # of a machine with four
     disk_full: float = 0.01  # a second
+    disk_busy: float = 0.05  # of what is written
 
 
 class Clock:

@@ -127,10 +127,15 @@ class Disk:
 
 
 class DiskWriter:
-    """service.commit.Writer for one life of the controller: commits in order, some time later, in groups."""
+    """service.commit.Writer for one life of the controller: commits in order, some time later, in groups.
 
-    def __init__(self, clock: Clock, disk: Disk, confirmed: Callable[[int], None], full: Callable[[], None]) -> None:
-        self._clock, self._disk, self._confirmed, self._full = clock, disk, confirmed, full
+    busy: how often the disk is, for up to a second: much is decided meanwhile that is not durable yet.
+    """
+
+    def __init__(
+        self, clock: Clock, disk: Disk, busy: float, confirmed: Callable[[int], None], full: Callable[[], None]
+    ) -> None:
+        self._clock, self._disk, self._busy, self._confirmed, self._full = clock, disk, busy, confirmed, full
         self.waiting: deque[tuple[int, tuple[Change, ...]]] = deque()
         self._flying: deque[tuple[int, tuple[Change, ...]]] = deque()
         self.dead = False
@@ -149,7 +154,8 @@ class DiskWriter:
         """Takes everything that waits into one transaction; what comes from here on waits for the next."""
         if not self.dead and self.waiting and not self._flying:
             self._flying, self.waiting = self.waiting, deque()
-            self._clock.after(self._clock.random.uniform(0.0002, 0.02), self._commit)
+            busy = 50.0 if self._busy and self._clock.chance(self._busy) else 1.0
+            self._clock.after(self._clock.random.uniform(0.0002, 0.02) * busy, self._commit)
 
     def _commit(self) -> None:
         if self.dead:

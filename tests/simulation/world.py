@@ -98,7 +98,7 @@ class World:
                 host.controller.pause("disk full")
                 self.clock.after(self.clock.random.uniform(0.5, 30.0), self._alive_in(life, self._disk_has_room))
 
-        host.writer = DiskWriter(self.clock, host.disk, confirmed, full)
+        host.writer = DiskWriter(self.clock, host.disk, self.faults.disk_busy, confirmed, full)
         host.controller = Controller(
             load=lambda: host.disk,
             writer=host.writer,
