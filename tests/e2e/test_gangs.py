@@ -97,7 +97,7 @@ def test_one_ranks_failure_ends_the_others_and_is_the_jobs(three: Cluster) -> No
     job = three.ended(id)
     assert (job["state"], job["exit_code"], job["cause"]["code"]) == ("FAILED", 7, "exit_code")
     ranks = job["attempts"][-1]["ranks"]
-    assert [rank["stopped"] for rank in ranks] == ["sibling", None]
+    assert [rank["stopped"] for rank in ranks] == ["sibling", None], job
     assert ranks[1]["exit_code"] == 7
 
 
