@@ -7,7 +7,7 @@ from gpuq.model import AttemptUid
 # What becomes of short jobs waits this long, to be taken and told together: that a run was accepted or has started,
 # upon which nobody does anything but look, and its end while others that were launched a moment ago may end as well. A
 # queue of jobs shorter than this is drained with a third less processor time, and up to a third faster.
-COMPANY_SECONDS = 0.025
+COMPANY_SECONDS = 0.025  # twice for what is no end: until it is taken, and until it is told
 
 
 class Company:

@@ -65,8 +65,8 @@ class AgentDesk:
         self.receipt: Callable[[AttemptUid], GpuReceipt | None] = lambda uid: None  # likewise
         self.pardon: Callable[[str, int], None] = lambda uuid, fault: None  # set by who reads the GPUs
         self.connect: Callable[[StreamOrder], None] = lambda order: None  # set by who carries streams
-        self._progress: asyncio.TimerHandle | None = None  # until progress is news
-        self._due: asyncio.TimerHandle | None = None  # until the events that are there are taken
+        self._taken_soon = _Soon(self._arrived)  # the events that are there
+        self._told_soon = _Soon(self.news)  # what is news, but of no consequence
         self._company = Company()
         self._closed = False
 
@@ -118,8 +118,8 @@ class AgentDesk:
         """Finishes what is being carried out and lets go; runs go on."""
         async with self._lock:
             self._closed = True
-        self._cancel_progress()
-        self._cancel_due()
+        self._taken_soon.cancel()
+        self._told_soon.cancel()
         for task in self._sweeps.values():
             task.cancel()
         await asyncio.gather(*self._sweeps.values(), return_exceptions=True)
@@ -131,7 +131,7 @@ class AgentDesk:
         async with self._lock:
             sample, self._sample = self._sample, None
             self.news.clear()
-            self._cancel_progress()
+            self._told_soon.cancel()
             request = self.directives.request(wait_seconds, sample)
             self._tell()
             return request
@@ -201,8 +201,8 @@ class AgentDesk:
         alone = ended and not self._company.is_there(time.monotonic())
         if event.phase is RankPhase.READY or event.stopping or alone:
             self._arrived.set()
-        elif self._due is None:
-            self._due = asyncio.get_running_loop().call_later(COMPANY_SECONDS, self._arrived.set)
+        else:
+            self._taken_soon.ask()
 
     async def work(self) -> None:
         """Takes run events as they come. Never returns."""
@@ -219,7 +219,7 @@ class AgentDesk:
             except Exception:
                 logger.exception("look.failed")  # the end is taken all the same
         async with self._lock:
-            self._cancel_due()
+            self._taken_soon.cancel()
             taken, self._events = self._events, []
             events = [self._with_receipt(await self._with_last_words(event)) for event in taken]
             actions: list[Action] = []
@@ -351,18 +351,8 @@ class AgentDesk:
     def _tell(self) -> None:
         if self.directives.is_urgent:
             self.news.set()
-        elif self.directives.has_news and self._progress is None:
-            self._progress = asyncio.get_running_loop().call_later(COMPANY_SECONDS, self.news.set)
-
-    def _cancel_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.cancel()
-            self._progress = None
-
-    def _cancel_due(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+        elif self.directives.has_news:
+            self._told_soon.ask()
 
     def _follow_logs(self) -> None:
         """Has every log that is held shipped, from wherever the controller says it stands."""
@@ -379,6 +369,23 @@ class AgentDesk:
 
     def _log_path(self, order: RunOrder) -> Path:
         return self.executor.log_path(order.uid, order.rank)
+
+
+class _Soon:
+    """Sets an event COMPANY_SECONDS after it was first asked to, and not yet cancelled."""
+
+    def __init__(self, event: asyncio.Event) -> None:
+        self._event = event
+        self._handle: asyncio.TimerHandle | None = None
+
+    def ask(self) -> None:
+        if self._handle is None:
+            self._handle = asyncio.get_running_loop().call_later(COMPANY_SECONDS, self._event.set)
+
+    def cancel(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
 
 def _tenancy(order: RunOrder, now: float) -> Tenancy:

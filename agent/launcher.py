@@ -16,6 +16,7 @@ anything serves no second run.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -28,7 +29,7 @@ from typing import Any, NoReturn
 
 from agent.process_tree import children, kill_tree, start_time
 from agent.run_folder import RunFolder
-from agent.supervisor import Supervisor, prepare_launcher, prepare_supervisor
+from agent.supervisor import Supervisor
 from agent.supervisor_socket import Client
 
 LAUNCH_SECONDS = 60.0  # to receive the launch line from an agent that is alive but very busy
@@ -36,6 +37,12 @@ MAX_LAUNCH = 16 << 20  # the kernel takes 2 MiB of arguments and environment, wh
 IDLE_SECONDS = 1.0  # a supervisor without a run stays for this long
 RUNS_EACH = 100  # of one supervisor: whatever a run may leave behind in it does not add up
 _RECEIVE = 1 << 16
+_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # linux/prctl.h
+_SHIELDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a service stop or hang-up must not cost the exit record
+
+_libc = ctypes.CDLL(None)
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_names = [ctypes.create_string_buffer(name) for name in (b"gpuq-launcher", b"gpuq-supervisor")]
 
 
 def main(channel_fd: int) -> None:
@@ -43,7 +50,7 @@ def main(channel_fd: int) -> None:
     os.set_inheritable(channel_fd, False)
     channel = socket.socket(fileno=channel_fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    prepare_launcher()
+    _become_launcher()
     # It does nothing but wake whoever polls: here and, since they inherit it, in the supervisors.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     # A collection after the fork would touch, and so copy, every page this process shares with its supervisors.
@@ -51,6 +58,15 @@ def main(channel_fd: int) -> None:
     gc.freeze()
     gc.disable()
     _Launcher(channel).run()
+
+
+def _become_launcher() -> None:
+    """Sets what supervisors inherit from their launcher, and makes it the parent of what they leave if they die."""
+    for number in _SHIELDED:
+        signal.signal(number, signal.SIG_IGN)
+    os.umask(0o022)
+    _libc.prctl(_PR_SET_NAME, ctypes.addressof(_names[0]), 0, 0, 0)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class _Launcher:
@@ -162,10 +178,20 @@ class _Launcher:
         self._poll.register(ours, select.POLLIN)
 
 
+def _become_supervisor() -> int:
+    """A session of its own, and all orphans below it. Returns what is readable after each signal."""
+    os.setsid()
+    _libc.prctl(_PR_SET_NAME, ctypes.addressof(_names[1]), 0, 0, 0)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    return wake_read
+
+
 def _live(line: socket.socket, conn: int, launcher: str, launchers_wake: int) -> NoReturn:
     """The whole life of a supervisor, in a process of its own that was just forked."""
     try:
-        wake = prepare_supervisor()
+        wake = _become_supervisor()
         os.close(launchers_wake)
         left = RUNS_EACH
         while supervise(socket.socket(fileno=conn), wake, launcher) and (left := left - 1):

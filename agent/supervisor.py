@@ -18,7 +18,6 @@ The run directory:
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource  # noqa: F401 -- os.wait4 would import it, from disk, in each supervisor: 0.4 ms
 import select
@@ -40,44 +39,16 @@ from agent.supervisor_socket import VERSION, Client, Clients
 from agent.tree_end import TreeEnd
 
 RETRY_SECONDS = 1.0  # a full disk may have room again
-_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # linux/prctl.h
-_SHIELDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a service stop or hang-up must not cost the exit record
-
-_libc = ctypes.CDLL(None)
-_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-_names = [ctypes.create_string_buffer(name) for name in (b"gpuq-launcher", b"gpuq-supervisor")]
 
 
 def _boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-# ---------------------------------------------------------------- the supervisor
-
-
-def prepare_launcher() -> None:
-    """Sets what supervisors inherit from their launcher, and makes it the parent of what they leave if they die."""
-    for number in _SHIELDED:
-        signal.signal(number, signal.SIG_IGN)
-    os.umask(0o022)
-    _libc.prctl(_PR_SET_NAME, ctypes.addressof(_names[0]), 0, 0, 0)
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def prepare_supervisor() -> int:
-    """A session of its own, and all orphans below it. Returns what is readable after each signal."""
-    os.setsid()
-    _libc.prctl(_PR_SET_NAME, ctypes.addressof(_names[1]), 0, 0, 0)
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    return wake_read
-
-
 class Supervisor:
     """Runs the steps of one rank in order (setup lines, then the job) and waits for the end of all they start.
 
-    It takes folder, which it has claimed, and first over; wake is what prepare_supervisor returned, launcher the
+    It takes folder, which it has claimed, and first over; wake is readable after each signal, launcher the
     'PID:START' of the launcher.
     """
 

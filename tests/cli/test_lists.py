@@ -60,10 +60,8 @@ def test_queue_shows_how_ended_jobs_ended_as_history_does(api: FakeApi, gpuq: Gp
 
 def test_ls_is_queue(api: FakeApi, gpuq: Gpuq) -> None:
     api.on("GET", "/jobs", _compact)
-    ls, queue = (
-        re.sub(r"\d\d:\d\d:\d\d", "TIME", gpuq(name).out) for name in ("ls", "queue")
-    )  # it goes on between them
-    assert ls == queue
+    ls, queue = (re.sub(r"\d\d:\d\d:\d\d", "TIME", gpuq(name).out) for name in ("ls", "queue"))
+    assert ls == queue, "but for the time, which goes on"
 
 
 def test_queue_filters_become_the_apis(api: FakeApi, gpuq: Gpuq) -> None:

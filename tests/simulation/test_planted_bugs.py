@@ -23,7 +23,7 @@ from tests.simulation.agents import GPU_BYTES
 from tests.simulation.invariants import run
 from tests.simulation.world import Broken
 
-SEEDS = 60  # the rarest of the bugs below shows in one history of twelve
+SEEDS = 60  # the rarest of the bugs below shows in one history of fifteen
 
 Patch = pytest.MonkeyPatch
 
