@@ -16,7 +16,7 @@ from starlette.responses import Response
 from gpuq.api.answers import answer
 from gpuq.api.auth import derived_secret
 from gpuq.api.calls import By, Call, Site
-from gpuq.api.lookup import attempt
+from gpuq.api.lookup import is_rank_on
 from gpuq.codec import decode, encode
 from gpuq.errors import GpuqError, InvalidRequest, NotAuthenticated, NotAuthorised, NotFound
 from gpuq.holes import Hole
@@ -116,9 +116,7 @@ def _node(call: Call) -> NodeName:
 
 
 def _is_of(call: Call, node: NodeName, log: Log) -> bool:
-    uid, rank = log
-    found = attempt(call.controller, uid)
-    return found is not None and 0 <= rank < len(found.ranks) and found.ranks[rank].node == node
+    return is_rank_on(call.controller, *log, node)
 
 
 async def _unpacked(body: bytes) -> tuple[LogShipment, memoryview]:

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from gpuq import arrays
 from gpuq.api.answers import answer
 from gpuq.api.calls import By, Call
-from gpuq.api.lookup import attempts_of, find, require, require_owner, shown_state
+from gpuq.api.lookup import attempts_of, find, require, require_owner, shown_state, spec_of
 from gpuq.api.schemas import JobChanges, Selected, parse, submission
 from gpuq.api.show import JobLens, show_attempt, show_limits, show_overuse, show_reason, show_start
 from gpuq.errors import InvalidRequest, NotAuthorised, NotFound
@@ -22,7 +22,6 @@ from gpuq.protocol import POLL_SECONDS, Selection
 from gpuq.scheduler import NodeAnswer
 from gpuq.service.commands import Cancel, Hold, Release, Requeue, Submit, Update
 from gpuq.states import JobState
-from gpuq.store import specs as stored_specs
 from gpuq.units import format_time
 
 Id = Annotated[str, Path(description="'1042', or '1042_7' for an element of an array")]
@@ -77,15 +76,13 @@ def _state(call: Call, id: JobId) -> JobState | None:
 
 async def _detail(call: Call, id: str) -> Response:
     controller = call.controller
-    await controller.settled()  # what memory has of its past, the store has too from here on
     sizes = await _log_sizes(call, attempts_of(controller, require(call, id).id))
-    await controller.settled()  # again: an attempt that ended meanwhile would be shown as the store last had it
     job = require(call, id)
     owner = call.owns(job.user)
     lens = JobLens(call)
     lens.prepare([job])
     shown = lens.item(job)
-    shown |= _more(job, lens, owner, stored_specs.spec(controller.store.reader, job.id))
+    shown |= _more(job, lens, owner, spec_of(controller, job))
     attempts = attempts_of(controller, job.id)
     shown["attempts"] = [show_attempt(attempt, sizes.get(attempt.uid), owner, time.time()) for attempt in attempts]
     shown["limits"] = show_limits(call, attempts[-1]) if attempts else []
@@ -161,8 +158,8 @@ async def environment(call: By, id: Id) -> Response:
 
 async def _spec(call: Call, job: Job, what: str) -> JobSpec:
     require_owner(call, job, what)
+    spec = spec_of(call.controller, job)
     await call.controller.settled()
-    spec = stored_specs.spec(call.controller.store.reader, job.id)
     if spec is None:
         raise NotFound(f"the {what} of job {job.id} is not on record")
     return spec

@@ -198,6 +198,13 @@ class _Page:
         return merge(done, self._view.elements(job.id), waiting, key=attrgetter("index"))
 
     def _ended_elements(self, array: Job, states: frozenset[JobState]) -> Iterator[Job]:
+        unwritten = self._controller.unwritten.jobs.values()
+        late = {job.id: job for job in unwritten if job.array_id == array.id and job.index is not None}
+        stored_before = (job for job in self._stored_elements(array, states) if job.id not in late)
+        just_ended = sorted((job for job in late.values() if job.state in states), key=attrgetter("index"))
+        return merge(stored_before, just_ended, key=attrgetter("index"))
+
+    def _stored_elements(self, array: Job, states: frozenset[JobState]) -> Iterator[Job]:
         cursor = str(self._after) if self._after >> ELEMENT_BITS == array.number else None
         while True:
             page = stored.elements(self._reader, array.id, states, cursor=cursor, limit=_MAX_STORED)

@@ -1,16 +1,21 @@
-"""Finding what a request names, in memory first and in the store where memory holds it no longer."""
+"""Finding what a request names, in memory first and in the store where memory holds it no longer.
+
+What is found may not be durable yet: an answer that shows it waits until it is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gpuq import arrays
 from gpuq.api.calls import Call
 from gpuq.errors import NotAuthorised, NotFound
-from gpuq.model import Attempt, AttemptUid, Job, JobId
+from gpuq.model import Attempt, AttemptUid, Job, JobId, JobSpec, NodeName
 from gpuq.service.live import LiveController
 from gpuq.states import FINAL, JobState, fold
 from gpuq.store import attempts as stored_attempts
+from gpuq.store import specs as stored_specs
 from gpuq.store.columns import job_key
 
 
@@ -57,14 +62,34 @@ def require_owner(call: Call, job: Job, what: str) -> None:
 
 
 def attempts_of(controller: LiveController, id: JobId) -> list[Attempt]:
-    """All attempts of a job, first to latest, the live one as memory has it. Settle first, or it may miss one."""
-    found = stored_attempts.of_job(controller.store.reader, id)
+    """All attempts of a job as memory has them, first to latest."""
+    found = {attempt.uid: attempt for attempt in stored_attempts.of_job(controller.store.reader, id)}
+    found |= controller.unwritten.attempts(id)
     live = controller.view.attempt_of(id)
-    if live is None:
-        return found
-    return [attempt for attempt in found if attempt.uid != live.uid] + [live]
+    return list(found.values() if live is None else (found | {live.uid: live}).values())
 
 
-def attempt(controller: LiveController, uid: AttemptUid) -> Attempt | None:
-    """An attempt, live or ended."""
-    return controller.view.attempt(uid) or stored_attempts.attempt(controller.store.reader, uid)
+def latest_attempts(controller: LiveController, ids: Sequence[JobId]) -> dict[JobId, Attempt]:
+    """The latest attempt of each of these jobs that have ended and had one."""
+    late = {id: list(ended.values())[-1] for id in ids if (ended := controller.unwritten.attempts(id))}
+    return late | stored_attempts.latest(controller.store.reader, (id for id in ids if id not in late))
+
+
+def is_rank_on(controller: LiveController, uid: AttemptUid, rank: int, node: NodeName) -> bool:
+    """Whether a rank of an attempt, live or ended, was granted this node. Who asks was told of it: it is durable."""
+    found = controller.view.attempt(uid) or stored_attempts.attempt(controller.store.reader, uid)
+    return found is not None and 0 <= rank < len(found.ranks) and found.ranks[rank].node == node
+
+
+def spec_of(controller: LiveController, job: Job) -> JobSpec | None:
+    """What a job executes; an element what its array does."""
+    late = controller.unwritten.specs
+    return late.get(job.id) or late.get(job.array_id) or stored_specs.spec(controller.store.reader, job.id)
+
+
+def commands_of(controller: LiveController, jobs: Sequence[Job]) -> dict[JobId, tuple[tuple[str, ...], str | None]]:
+    """Command and cwd of each job."""
+    specs = controller.unwritten.specs
+    late = {job.id: spec for job in jobs if (spec := specs.get(job.id) or specs.get(job.array_id))} if specs else {}
+    found = stored_specs.commands(controller.store.reader, (job.id for job in jobs if job.id not in late))
+    return found | {id: (spec.command, spec.cwd) for id, spec in late.items()}

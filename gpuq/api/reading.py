@@ -37,8 +37,10 @@ def readable(call: Call, id: str) -> Job:
 
 
 async def reading_of(call: Call, job: Job, number: int | None, rank: int) -> Reading:
-    """The log as it is now, of the latest attempt if number is None; raises NotFound for one the job has not had."""
-    await call.controller.settled()
+    """The log as it is now, of the latest attempt if number is None; raises NotFound for one the job has not had.
+
+    What it says of the job may not be durable yet.
+    """
     record = call.controller.view.job(job.id)
     job = record or require(call, job.id)
     wanted = job.attempt if number is None else number

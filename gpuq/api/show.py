@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuq import arrays
 from gpuq.api.calls import Call
-from gpuq.api.lookup import shown_state
+from gpuq.api.lookup import commands_of, latest_attempts, shown_state
 from gpuq.enforced import NOTHING, Enforced
 from gpuq.gpu_use import ForeignUse, GpuProcess
 from gpuq.model import Attempt, Cause, Job, JobId, NodeName
@@ -19,9 +19,7 @@ from gpuq.scheduler import Start
 from gpuq.service.shares import beyond, stopped_after
 from gpuq.service.verdict import telling_rank
 from gpuq.states import FINAL, JobState
-from gpuq.store import attempts as stored_attempts
 from gpuq.store import jobs as stored_jobs
-from gpuq.store import specs as stored_specs
 from gpuq.store.events import Event
 from gpuq.units import format_time
 
@@ -76,15 +74,15 @@ class JobLens:
         }
 
     def prepare(self, jobs: Sequence[Job], fields: Iterable[str] = _LOOKED_UP) -> None:
-        reader = self._call.controller.store.reader
+        controller = self._call.controller
         wanted = {_LOOKED_UP.get(field) for field in fields}
         if "specs" in wanted:
-            self._commands = stored_specs.commands(reader, (job.id for job in jobs if self._call.owns(job.user)))
+            self._commands = commands_of(controller, [job for job in jobs if self._call.owns(job.user)])
         if "attempts" in wanted:
             ended = [job.id for job in jobs if job.state in FINAL and job.attempt]
-            kept = self._call.controller.board.ended
+            kept = controller.board.ended
             known = {id: attempt for id in ended if id in kept and (attempt := kept[id].attempt) is not None}
-            self._attempts = known | stored_attempts.latest(reader, (id for id in ended if id not in known))
+            self._attempts = known | latest_attempts(controller, [id for id in ended if id not in known])
 
     def rows(self, jobs: Sequence[Job], fields: Sequence[str]) -> list[tuple[Any, ...]]:
         """The values of these fields, one tuple for each job."""

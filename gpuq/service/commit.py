@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
-from gpuq.changes import AddEvent, Change, PutAttempt, PutJob, PutReply
+from gpuq.changes import AddEvent, Change
 from gpuq.cluster import Cluster
 from gpuq.errors import Unavailable
-from gpuq.model import AttemptUid, Job, JobId
 from gpuq.service.board import Board
-from gpuq.states import FINAL
+from gpuq.service.unwritten import Unwritten
 
 logger = logging.getLogger(__name__)
 
 Then = Callable[[Unavailable | None], None]
-
-# Of ended attempts, this many are known without asking the store: their agents go on naming them for some exchanges,
-# and each asks about all of them again. 150 bytes each.
-KEPT_ENDED = 1_000
 
 
 class Writer(Protocol):
@@ -46,11 +41,7 @@ class Commit:
         self._writer = writer
         self._waiting: deque[tuple[int, Then]] = deque()  # ascending by number
         self._flying: deque[tuple[int, tuple[Change, ...]]] = deque()
-        # What is applied but not durable, for look-ups that would otherwise ask the store too early.
-        self._ended_jobs: dict[JobId, Job] = {}
-        self._ended_attempts: set[AttemptUid] = set()
-        self._kept_ended: deque[AttemptUid] = deque()  # those of them that are durable
-        self._replies: dict[str, str] = {}
+        self.unwritten = Unwritten()
 
     def apply(self, changes: tuple[Change, ...]) -> int:
         """Applies at once and hands on; gives the number under which these changes will be durable."""
@@ -58,7 +49,7 @@ class Commit:
             self.last += 1
             self.board.note(changes)
             self.cluster.apply(changes)
-            self._note(changes)
+            self.unwritten.note(changes)
             self._flying.append((self.last, changes))
             self._writer.enqueue(self.last, changes)
         return self.last
@@ -87,36 +78,13 @@ class Commit:
         self.board.start(cluster)
         self.last = self.durable
         self._flying.clear()
-        self._ended_jobs.clear()
-        self._ended_attempts.clear()
-        self._kept_ended.clear()
-        self._replies.clear()
+        self.unwritten = Unwritten()
         waiting, self._waiting = self._waiting, deque()
         for _, then in waiting:
             then(error)
 
-    # ------------------------------------------------------------ what the store cannot tell yet, or need not
-
-    def ended_job(self, id: JobId) -> Job | None:
-        return self._ended_jobs.get(id)
-
-    def ended_attempt(self, uid: AttemptUid) -> bool:
-        """True is sure; False means that the store may know better."""
-        return uid in self._ended_attempts
-
-    def reply(self, request_id: str) -> str | None:
-        return self._replies.get(request_id)
-
-    def _note(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            if isinstance(change, PutJob) and change.job.state in FINAL:
-                self._ended_jobs[change.job.id] = change.job
-            elif isinstance(change, PutAttempt) and not change.attempt.live:
-                self._ended_attempts.add(change.attempt.uid)
-            elif isinstance(change, PutReply):
-                self._replies[change.request_id] = change.body
-
-    def _landed(self, changes: Iterable[Change]) -> None:
+    def _landed(self, changes: tuple[Change, ...]) -> None:
+        self.unwritten.landed(changes)
         for change in changes:
             if isinstance(change, AddEvent):
                 logger.info(
@@ -127,12 +95,3 @@ class Commit:
                     change.node,
                     change.user,
                 )
-            elif isinstance(change, PutJob):
-                if self._ended_jobs.get(change.job.id) is change.job:  # an earlier record of it says nothing of its end
-                    del self._ended_jobs[change.job.id]
-            elif isinstance(change, PutAttempt) and not change.attempt.live:
-                self._kept_ended.append(change.attempt.uid)
-                if len(self._kept_ended) > KEPT_ENDED:
-                    self._ended_attempts.discard(self._kept_ended.popleft())
-            elif isinstance(change, PutReply):
-                self._replies.pop(change.request_id, None)

@@ -163,7 +163,7 @@ class Exchange:
         ended = self._records.ended_attempts(gone)
         self._take(Report(request, frozenset(ended), frozenset(peer.overuse)))
         peer.overuse = {over.uid: over for over in request.overuse}
-        strangers = (uid for uid in gone if uid not in ended and not self._commit.ended_attempt(uid))
+        strangers = (uid for uid in gone if uid not in ended and not self._commit.unwritten.has_ended(uid))
         return frozenset(uid for uid in strangers if self._view.attempt(uid) is None)
 
     def _heard(self, name: NodeName, peer: _Peer, poll: _Poll, now: Now, unexplained: tuple[AttemptUid, ...]) -> None:

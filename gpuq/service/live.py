@@ -21,6 +21,7 @@ from gpuq.service.board import ENDED_SECONDS, KEPT_ENDED, Board, Ended
 from gpuq.service.commands import Actor, UserCommand
 from gpuq.service.controller import Controller, DryRun
 from gpuq.service.pipes import Stream, Streams
+from gpuq.service.unwritten import Unwritten
 from gpuq.states import JobState
 from gpuq.store import FailureKind, Store, StoreFailure, Writer, attempts, events, jobs, replies, specs
 from gpuq.view import ClusterView, Policy
@@ -165,6 +166,10 @@ class LiveController:
     @property
     def view(self) -> ClusterView:
         return self._controller.view
+
+    @property
+    def unwritten(self) -> Unwritten:
+        return self._controller.commit.unwritten
 
     @property
     def policy(self) -> Policy:

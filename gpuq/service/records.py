@@ -1,6 +1,6 @@
 """What is on record beyond the view: jobs and attempts that have ended, what jobs execute, answers given before.
 
-The store is only ever asked for what is durable. What was applied and is not is known to `Commit`, which comes first.
+The store is only ever asked for what is durable. What was applied and is not, `Unwritten` has: it comes first.
 """
 
 from __future__ import annotations
@@ -40,22 +40,24 @@ class Records:
         return self._commit.cluster
 
     def reply(self, request_id: str) -> str | None:
-        return self._commit.reply(request_id) or self._lookup.reply(request_id)
+        return self._commit.unwritten.replies.get(request_id) or self._lookup.reply(request_id)
 
     def spec(self, job: Job) -> JobSpec | None:
         """What the job executes; an element that has no spec of its own has its array's."""
-        return self._lookup.spec(job.id) or self._lookup.spec(job.array_id)
+        specs = self._commit.unwritten.specs
+        known = specs.get(job.id) or specs.get(job.array_id)
+        return known or self._lookup.spec(job.id) or self._lookup.spec(job.array_id)
 
     def ended_attempts(self, uids: Collection[AttemptUid]) -> set[AttemptUid]:
         """Those of uids that are on record as ended; the store is asked once, about what is not known without it."""
-        ended = {uid for uid in uids if self._commit.ended_attempt(uid)}
+        ended = {uid for uid in uids if self._commit.unwritten.has_ended(uid)}
         if len(ended) < len(uids):
             ended |= self._lookup.ended_attempts(uid for uid in uids if uid not in ended)
         return ended
 
     def ended_job(self, id: JobId) -> Job | None:
         """A job that has ended, durable or not; None if there is none, or it lives."""
-        job = self._commit.ended_job(id)
+        job = self._commit.unwritten.jobs.get(id)
         if job is None and self._view.job(id) is None:
             job = self._lookup.job(id)
         return job if job is not None and job.state in FINAL else None

@@ -18,6 +18,7 @@ from gpuq.protocol import Overuse
 from gpuq.scheduler import fit
 from gpuq.service import commit, execution, tick
 from gpuq.service.draft import Draft
+from gpuq.service.unwritten import Unwritten
 from gpuq.states import JobState
 from tests.simulation.agents import GPU_BYTES
 from tests.simulation.invariants import run
@@ -119,15 +120,15 @@ def a_fenced_job_requeued_before_its_lease_has_run_out(patch: Patch) -> None:
 
 
 def an_ended_job_forgotten_when_an_earlier_record_of_it_lands(patch: Patch) -> None:
-    landed = commit.Commit._landed
+    landed = Unwritten.landed
 
-    def bug(self: commit.Commit, changes: Any) -> None:
+    def bug(self: Unwritten, changes: Any) -> None:
         landed(self, changes)
         for change in changes:
             if isinstance(change, PutJob):
-                self._ended_jobs.pop(change.job.id, None)
+                self.jobs.pop(change.job.id, None)
 
-    patch.setattr(commit.Commit, "_landed", bug)
+    patch.setattr(Unwritten, "landed", bug)
 
 
 def a_job_blamed_for_what_its_gpu_did(patch: Patch) -> None:
