@@ -121,7 +121,13 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
         try:
             await desk.start(NodeName(settings.name), host.boot_id)
             _announce(state, settings.name, connected=False)
-            exchange = Exchange(peer, desk, lambda connected: _announce(state, settings.name, connected))
+
+            def in_touch(connected: bool) -> None:
+                _announce(state, settings.name, connected)
+                if connected:
+                    desk.logs.reachable()
+
+            exchange = Exchange(peer, desk, in_touch)
             remembered = source.remembered if isinstance(source, RealGpus) else None
             meters = _Meters(state / "usage.json")
             stack.callback(meters.keep)

@@ -99,6 +99,8 @@ class LogShipper:
         self._peer, self._shipped, self._pause = peer, shipped, pause
         self._spools: dict[Key, _Spool] = {}
         self._wake = asyncio.Event()
+        self._back = asyncio.Event()
+        self._failures = 0  # since the last shipment
         self._asleep = True  # nothing to look at: until it is woken
         self._most = MAX_CHUNKS
         self._first = 0  # whose turn it is to come first in a shipment
@@ -132,9 +134,13 @@ class LogShipper:
             spool.acked = None
         self._wake.set()
 
+    def reachable(self) -> None:
+        """The controller is back: what waits for its next try need not."""
+        self._failures = 0
+        self._back.set()
+
     async def run(self) -> None:
         """Never returns. Failures to ship are survived; anything else is a defect and is raised."""
-        failures = 0
         while True:
             self._wake.clear()
             for spool in self._spools.values():
@@ -143,21 +149,32 @@ class LogShipper:
             wanting = [key for key, spool in self._spools.items() if spool.wanting]
             if wanting:
                 began = time.monotonic()
+                self._back.clear()
                 try:
                     sent = await self._ship(wanting)
-                    failures = 0
+                    self._failures = 0
                 except GpuqError as error:
-                    failures += 1
-                    level = logging.WARNING if failures == 1 else logging.DEBUG
-                    logger.log(level, "logs.not_shipped failures=%d text=%s", failures, error.one_line())
-                    longest = min(RETRY_SECONDS * 2.0 ** min(failures - 1, 16), RETRY_MAX_SECONDS)
-                    await self._pause(longest * random.uniform(0.5, 1.0))
+                    await self._before_retry(error)
                     continue
                 if (rest := sent / BYTES_PER_SECOND - (time.monotonic() - began)) > 0.001:
                     await self._pause(rest)
                 if any(s.wanting and (s.final is not None or s.behind > AT_ONCE_BYTES) for s in self._spools.values()):
                     continue
             await self._sleep()
+
+    async def _before_retry(self, error: GpuqError) -> None:
+        self._failures += 1
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        logger.log(level, "logs.not_shipped failures=%d text=%s", self._failures, error.one_line())
+        longest = min(RETRY_SECONDS * 2.0 ** min(self._failures - 1, 16), RETRY_MAX_SECONDS)
+        pause = asyncio.ensure_future(self._pause(longest * random.uniform(0.5, 1.0)))
+        back = asyncio.ensure_future(self._back.wait())
+        try:
+            await asyncio.wait({pause, back}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+            back.cancel()
+            await asyncio.gather(pause, back, return_exceptions=True)
 
     async def _sleep(self) -> None:
         """Until something ends; while anything lives, until the next look."""

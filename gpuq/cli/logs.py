@@ -12,7 +12,7 @@ from gpuq.cli.connect import connect, connection
 from gpuq.cli.outcome import reason_text
 from gpuq.cli.params import examples
 from gpuq.cli.selection import one_id
-from gpuq.cli.terminal import log_writer, note
+from gpuq.cli.terminal import log_writer, note, say_behind
 from gpuq.client.follow import LOG_CHUNK_BYTES, follow_log
 from gpuq.client.http import Client
 from gpuq.wire import POLL_SECONDS
@@ -46,6 +46,7 @@ def logs(job: str, follow: bool, tail: int | None, rank: int, attempt: int | Non
             rank,
             tail=tail,
             reconnecting=lambda error: note(f"{error.one_line()}; trying on"),
+            behind=say_behind(job),
         )
     else:
         pieces = _so_far(client, job, attempt, rank, tail)

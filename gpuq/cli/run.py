@@ -16,7 +16,7 @@ from gpuq.cli.params import examples
 from gpuq.cli.receipt import receipt
 from gpuq.cli.slurm import SlurmAware
 from gpuq.cli.submit import ready
-from gpuq.cli.terminal import is_conversation, log_writer, note
+from gpuq.cli.terminal import is_conversation, log_writer, note, say_behind
 from gpuq.client.follow import follow_log, watch_job
 from gpuq.client.http import Client
 from gpuq.errors import Conflict, GpuqError, InvalidRequest, Unavailable
@@ -134,7 +134,12 @@ class _Following:
 
     def _print_log(self) -> None:
         log = follow_log(
-            self._client, self._id, attempt=self._attempt, offset=self._offset, reconnecting=self._reconnecting
+            self._client,
+            self._id,
+            attempt=self._attempt,
+            offset=self._offset,
+            reconnecting=self._reconnecting,
+            behind=say_behind(self._id),
         )
         for piece in log:
             self._write(piece)

@@ -100,6 +100,16 @@ def note(text: str) -> None:
     complain(text)
 
 
+def say_behind(job: str) -> Callable[[int, bool], None]:
+    """Says, for follow_log, that a node owes bytes of a job's log."""
+
+    def say(count: int, given_up: bool) -> None:
+        owed = f"the last {count:,} bytes of the output have not arrived from the node"
+        note(f"{owed}; gpuq logs -f {job} has them if they do" if given_up else f"{owed}: waiting for them")
+
+    return say
+
+
 def seconds_of(time: str) -> float:
     """Wall seconds of the API's RFC 3339 UTC time."""
     return datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()

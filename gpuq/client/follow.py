@@ -17,11 +17,15 @@ from gpuq.states import FINAL
 from gpuq.wire import POLL_SECONDS
 
 Reconnecting = Callable[[Unavailable], None]
+Behind = Callable[[int, bool], None]
 
 POLL_TIMEOUT_SECONDS = POLL_SECONDS + 10.0  # the controller answers a long poll by itself after POLL_SECONDS
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 LOG_CHUNK_BYTES = 1 << 20
+# What an ended run's node still has of its log is waited for as long as a node may be silent before it counts as lost
+# (Policy.lost_after): one that is there has sent something by then.
+ARRIVE_SECONDS = 60.0
 _FINAL = frozenset(state.value for state in FINAL)
 
 
@@ -33,13 +37,17 @@ def follow_log(
     offset: int = 0,
     tail: int | None = None,
     reconnecting: Reconnecting | None = None,
+    behind: Behind | None = None,
 ) -> Iterator[bytes]:
     """The log of one rank from `offset` (or its last `tail` lines) on, as it grows, until its recorded end.
 
     attempt None means the job: its latest attempt first, then every later one from its start, until the job is final.
-    Where the log cap released the middle, the bytes go on after it.
+    Where the log cap released the middle, the bytes go on after it. behind is told how many bytes of a run that is over
+    its node still owes when nothing has come for POLL_SECONDS, and again, with True, when they are given up: nothing
+    has come for ARRIVE_SECONDS either.
     """
     pinned = attempt
+    quiet = 0.0  # seconds of polls in a row that brought nothing though the run is over; an outage counts as one
     while True:
         params = {"attempt": attempt, "rank": rank, "limit": LOG_CHUNK_BYTES, "wait": POLL_SECONDS}
         params |= {"tail": tail} if tail is not None else {"offset": offset}
@@ -48,18 +56,24 @@ def follow_log(
         tail = None
         attempt = int(answer.headers.get("gpuq-log-attempt") or 0) or attempt
         offset = int(answer.headers.get("gpuq-log-offset", offset)) + len(answer.body)
-        end = answer.headers.get("gpuq-log-end")
+        end = int(answer.headers.get("gpuq-log-end", -1))
         if answer.body:
             yield answer.body
         final = answer.headers.get("gpuq-job-state") in _FINAL
-        if end is not None and offset >= int(end):
+        if attempt is None and final:
+            return  # it never started
+        waited, quiet = quiet, quiet + min(time.monotonic() - asked_at, POLL_SECONDS)
+        if answer.body or not (final or end >= 0):
+            quiet = 0.0
+        given_up = quiet > ARRIVE_SECONDS
+        if behind and end > offset and (given_up or waited < POLL_SECONDS <= quiet):
+            behind(end - offset, given_up)
+        if given_up or 0 <= end <= offset:
             if pinned is not None or final:
                 return
-            attempt, offset = _next_attempt(client, job, attempt or 0, reconnecting), 0
+            attempt, offset, quiet = _next_attempt(client, job, attempt or 0, reconnecting), 0, 0.0
             if attempt is None:
                 return
-        elif final and not answer.body and (attempt is None or time.monotonic() - asked_at >= POLL_SECONDS - 0.5):
-            return  # it never started; or its end is not on record (its node is gone) and no more of it came
 
 
 def _next_attempt(client: Client, job: str, ended: int, reconnecting: Reconnecting | None) -> int | None:

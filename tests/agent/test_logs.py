@@ -265,6 +265,30 @@ def test_log_told_as_complete_may_drop_others_at_once(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_a_controller_that_is_back_has_the_rest_at_once(tmp_path: Path) -> None:
+    async def scene(node: Node) -> None:
+        paused = asyncio.Event()
+
+        async def long_pause(seconds: float) -> None:
+            del seconds
+            paused.set()
+            await asyncio.Event().wait()
+
+        node.shipper._pause = long_pause
+        node.controller.faults = [Unavailable("away")] * 3
+        node.write("a", b"last words")
+        node.watch("a")
+        node.end("a")
+        for _ in range(3):
+            await paused.wait()
+            paused.clear()
+            assert node.told == {}
+            node.shipper.reachable()
+        await until(lambda: node.told)
+
+    assert play(tmp_path, scene).controller.logs[uid("a")] == b"last words"
+
+
 def test_what_the_cap_released_is_not_shipped_and_the_rest_arrives_behind_it(tmp_path: Path) -> None:
     mib = 1 << 20
 

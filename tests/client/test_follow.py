@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -10,6 +11,7 @@ from gpuq.client import follow
 from gpuq.client.follow import follow_events, follow_log, wait_final
 from gpuq.client.http import Client
 from gpuq.errors import NotFound, Unavailable
+from gpuq.wire import POLL_SECONDS
 from tests.client.conftest import Start
 from tests.client.scripted import Request, ScriptedController, answer
 
@@ -28,6 +30,7 @@ class LoggedJob:
         self.ended: list[bool] = []
         self.interfere: Callable[[Request], bool] = lambda _request: False
         self.asked: list[dict[str, list[str]]] = []
+        self.owed = 0  # bytes that have not come from the node
 
     def __call__(self, request: Request) -> bytes | None:
         if self.interfere(request):
@@ -43,7 +46,7 @@ class LoggedJob:
             log, offset = self.logs[number - 1], int(query.get("offset", ["0"])[0])
             if "tail" in query:
                 offset = len(log) - len(b"".join(log.splitlines(True)[-int(query["tail"][0]) :]))
-            body = log[offset : offset + 4]
+            body = log[offset : offset + 4][: max(0, len(log) - self.owed - offset)]
             headers |= {"gpuq-log-attempt": str(number), "gpuq-log-offset": str(offset)}
             headers |= {"gpuq-log-end": str(len(log))} if self.ended[number - 1] else {}
         else:
@@ -132,10 +135,53 @@ def test_a_job_that_never_started_has_a_log_that_ends_at_once(start: Start) -> N
     client.close()
 
 
+def test_what_a_node_owes_of_an_ended_run_is_waited_for_however_many_polls_that_takes(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.0)  # the script answers at once, as if a poll were over
+    job = LoggedJob()
+    job.logs, job.ended, job.state, job.owed = [b"abcdef"], [True], "FAILED", 2
+    told: list[tuple[int, bool]] = []
+
+    def arrives(_request: Request) -> bool:
+        if len(job.asked) > 20:
+            job.owed = 0
+        return False
+
+    job.interfere = arrives
+    client = client_of(start(job))
+    pieces = follow_log(client, "7", attempt=1, behind=lambda count, given_up: told.append((count, given_up)))
+    assert b"".join(pieces) == b"abcdef"
+    assert len(job.asked) > 20
+    assert not any(given_up for _, given_up in told)
+    client.close()
+
+
+def test_what_a_node_owes_is_told_and_given_up_when_it_has_been_silent_for_as_long_as_one_that_is_lost(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    job = LoggedJob()
+    job.logs, job.ended, job.state, job.owed = [b"abcdef"], [True], "FAILED", 2
+    told: list[tuple[int, bool, float]] = []
+
+    def poll_is_over(_request: Request) -> bool:
+        now[0] += POLL_SECONDS if job.asked else 0.0
+        return False
+
+    job.interfere = poll_is_over
+    client = client_of(start(job))
+    pieces = follow_log(client, "7", behind=lambda count, given_up: told.append((count, given_up, now[0])))
+    assert b"".join(pieces) == b"abcd"
+    assert told == [(2, False, 5.0), (2, True, 65.0)]
+    client.close()
+
+
 def test_a_log_whose_end_nobody_knows_ends_when_nothing_more_comes(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "POLL_SECONDS", 0.5)  # the script answers at once, as if a poll were over
+    monkeypatch.setattr(follow, "ARRIVE_SECONDS", 0.0)
     job = LoggedJob()
     job.logs, job.ended, job.state = [b"abc"], [False], "FAILED"
     client = client_of(start(job))
