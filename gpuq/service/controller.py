@@ -165,11 +165,13 @@ class Controller:
         self._plan_due = False
         if self._life.paused is not None:
             return
-        if self.view.fronts():
-            if not self._plan_lasts():
-                self._plan()
-            self._preempts = False
-        self._exchange.push()
+        try:
+            if self.view.fronts():
+                if not self._plan_lasts():
+                    self._plan()
+                self._preempts = False
+        finally:
+            self._exchange.push()  # a plan that fails must not keep from nodes what is due to them without it
 
     def _plan(self) -> None:
         decision = decide(self.view, Schedule(self._seed(), self._preempts), self._clock(), self.policy)

@@ -10,9 +10,10 @@ from gpuq.cluster import Cluster
 from gpuq.document import read
 from gpuq.errors import Conflict, NotFound, Unavailable
 from gpuq.model import Dependency, DependencyKind, JobId, RankPhase
-from gpuq.protocol import RankReport, Selection, Submission
+from gpuq.protocol import RankReport, Selection, Submission, SyncReply
 from gpuq.reasons import WaitCode
 from gpuq.service.commands import Cancel, ChangeSettings, Submit
+from gpuq.service.controller import Controller
 from gpuq.states import NodeState
 from tests.service.builders import ADA, BOB, ROOT, WALL, exited
 from tests.service.machine import N1, Machine
@@ -126,6 +127,30 @@ def test_an_element_that_was_dropped_is_canceled_and_one_that_never_was_is_not_t
     machine.write()
     expected = "done" if id == "1_0" and not ended else outcome
     assert [item["outcome"] for item in answers[0]["items"]] == [expected]  # type: ignore[index]
+
+
+def test_a_plan_that_fails_keeps_no_order_that_is_due_without_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = machine.submit(gpus=4)
+    machine.submit(gpus=4)  # it waits, so there is something to plan
+    uid = machine.answered().run[0].uid
+    running = RankReport(uid, 0, RankPhase.RUNNING, started_at=WALL)
+    machine.answered(running)
+
+    def fails(self: Controller) -> None:
+        del self
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(Controller, "_plan", fails)
+    answers = machine.sync(running, wait=5.0)
+    machine.ask(Cancel(ADA, Selection((id,))))
+    with pytest.raises(KeyError):
+        machine.turn()
+    machine.write()
+    (answer,) = answers
+    assert isinstance(answer, SyncReply)
+    assert [stop.uid for stop in answer.stop] == [uid]
 
 
 def test_who_is_to_be_stopped_for_others_is_looked_for_once_a_second(machine: Machine) -> None:
