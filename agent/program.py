@@ -19,6 +19,7 @@ import os
 import signal
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from agent.output_files import Files, copied_to
@@ -41,11 +42,25 @@ def spawn(argv: list[str], env: dict[str, str], cwd: str, log: int) -> int | str
     cwd.
     """
     outputs = ((os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2))
+    _forget_peak()
 
     def start(path: str) -> int:
         return os.posix_spawn(path, argv, env, file_actions=outputs, setsid=True, setsigmask=(), setsigdef=_SIGNALS)
 
     return _first_that_starts(argv[0], env, cwd, start)
+
+
+def _forget_peak() -> None:
+    """Exec adds the memory it leaves to what the new program has used at most: this process', as large as it ever was.
+
+    That may have been for an earlier run, with more environment or output than this one.
+    """
+    with suppress(OSError):  # not every kernel has it
+        fd = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"5")
+        finally:
+            os.close(fd)
 
 
 class Start(NamedTuple):

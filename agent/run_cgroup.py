@@ -32,7 +32,7 @@ class RunCgroup:
         self.folders: list[str] = []  # those that there are: none before `make`
         self._doors: list[int] = []  # open: whoever writes 0 to them is in, as long as it has no other thread
         self._homes: list[int] = []  # likewise of the supervisor's
-        self._inside = False  # the supervisor could not leave them
+        self.inside = False  # whether the supervisor could not leave them
 
     def make(self) -> str:
         """Makes them and sets their limits; why something of that failed, or ''."""
@@ -69,11 +69,11 @@ class RunCgroup:
             for home in self._homes:
                 os.write(home, b"0")
         except OSError:
-            self._inside = True
+            self.inside = True
 
     def kill(self) -> None:
         """SIGKILL for all that is in them. Where the kernel does not do it in one stroke, first no more may come."""
-        if not self._inside:
+        if not self.inside:
             kill_all(self.folders)
 
     def oom_kills(self) -> int:
@@ -84,7 +84,7 @@ class RunCgroup:
         """Takes them away, with what may be left in them."""
         for door in self._doors + self._homes:
             os.close(door)
-        if not self._inside:
+        if not self.inside:
             remove_all(self.folders)
         self._doors, self._homes, self.folders = [], [], []
 

@@ -115,7 +115,7 @@ class Supervisor:
         while not (self._reap() and self.done):
             self._wait(self._timeout())
             self._keep_limits()
-        plain = self.reason == "exited" and not self.stopping
+        plain = self.reason == "exited" and not self.stopping and not self.cgroup.inside
         self._finish()
         self._close()
         return plain

@@ -57,6 +57,20 @@ def test_supervisor_whose_run_came_to_a_plain_end_serves_the_next_with_nothing_l
     asyncio.run(scenario())
 
 
+def test_the_memory_that_a_run_is_said_to_have_used_is_not_that_of_the_one_before(tmp_path):
+    large = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do export V$i=$(head -c 120000 /dev/zero | tr '\\0' x); done"
+
+    async def scenario():
+        async with machine(tmp_path) as m:
+            jobs = shell("exit 0"), shell("exit 0", setup=(large,)), shell("exit 0")
+            assert len(set(await served(m, *jobs))) == 1
+            before, itself, after = [(await m.end(job)).max_rss_bytes for job in jobs]
+            assert itself - before > 1 << 20
+            assert after - before < (itself - before) / 2
+
+    asyncio.run(scenario())
+
+
 def test_runs_at_the_same_time_have_supervisors_of_their_own(tmp_path):
     async def scenario():
         async with machine(tmp_path) as m:
