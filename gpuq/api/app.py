@@ -31,9 +31,9 @@ from gpuq.api import (
     tokens,
     users,
 )
-from gpuq.api.calls import Site
+from gpuq.api.calls import CALL_KEY, Site
 from gpuq.api.failures import invalid, refusal, unexpected
-from gpuq.api.gate import Gate, Route
+from gpuq.api.gate import Gate, Route, refused
 from gpuq.api.schemas import (
     FORMS,
     Emptied,
@@ -152,9 +152,9 @@ def _parser() -> FastAPI:
     return app
 
 
-async def _on_gpuq_error(_: Request, error: Exception) -> Response:
+async def _on_gpuq_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GpuqError)
-    return refusal(error)
+    return await refused(request.scope[CALL_KEY], error)
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:

@@ -26,6 +26,7 @@ async def ca(call: By) -> Response:
 
 async def whoami(call: By) -> Response:
     """Whose token this is."""
+    await call.controller.settled()
     return answer({"user": call.actor.user, "role": call.actor.role})
 
 

@@ -91,7 +91,10 @@ class Gate:
                 scope[CALL_KEY] = call
                 await self._inner(scope, receive, send)
                 return
-            response = await route.handler(call)
+            try:
+                response = await route.handler(call)
+            except GpuqError as error:
+                response = await refused(call, error)
         except ClientDisconnect:
             raise
         except GpuqError as error:
@@ -153,6 +156,15 @@ class Gate:
                 "send 8 to 64 of A-Z a-z 0-9 _ -, new each time",
             )
         return Call(self._site, actor, judge, body, request_id.decode(), _digest(route.method, scope["path"], body))
+
+
+async def refused(call: Call, error: GpuqError) -> Response:
+    """A refusal, when what it says of the cluster is durable: that a job has ended may have been decided just now."""
+    try:
+        await call.controller.settled()
+    except Unavailable as unavailable:
+        error = unavailable
+    return refusal(error)
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes | None:

@@ -53,7 +53,9 @@ async def open_stream(call: By, id: Id, dry_run: bool = False) -> Response:
     told = streams.is_one_of_many(call.actor.user, job.id, asked.rank, aim)
     command = OpenStream(call.actor, job.id, asked.rank, aim, told, {job.id: job})
     if dry_run:
-        return answer(allow(Draft(call.controller.view, clock(), call.controller.policy), command))
+        allowed = allow(Draft(call.controller.view, clock(), call.controller.policy), command)
+        await call.controller.settled()
+        return answer(allowed)
     reply = await call.execute(command)
     if streams.find(call.request_id) is None:
         call.controller.add_stream(_stream(call, aim, reply["job"], reply["uid"], reply["rank"], reply["node"]))
