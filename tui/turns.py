@@ -17,6 +17,7 @@ Typed = events.Key | events.Paste
 
 _QUIET_TURNS = 3  # of the event loop, in which nothing that the focus may depend on has a message to work on
 _MOST_SECONDS = 1.0  # a pane that never comes to rest must not swallow what is typed
+_LEAST_TURNS = 50  # all the same: on a busy machine one turn, in which a form is made, may take longer than that
 _MOST_MAKING_SECONDS = 30.0  # the form on a very busy machine: sooner, its text would be commands to the list behind it
 _LOOK_SECONDS = 0.005  # while something is being made
 
@@ -44,13 +45,16 @@ class Turns:
 
     async def _settled(self) -> None:
         """Waits until what a key has caused is done: messages on their way, a pane or dialog being made."""
-        loop, quiet = asyncio.get_running_loop(), 0
+        loop, quiet, turns = asyncio.get_running_loop(), 0, 0
         made_by = loop.time() + _MOST_MAKING_SECONDS
         until = loop.time() + _MOST_SECONDS
-        while quiet < _QUIET_TURNS and (now := loop.time()) < until:
-            ready = self._ready()
+        while quiet < _QUIET_TURNS:
+            ready, now = self._ready(), loop.time()
             if not ready and now < made_by:
-                until = now + _MOST_SECONDS
+                turns, until = 0, now + _MOST_SECONDS
+            elif turns >= _LEAST_TURNS and now >= until:
+                return
+            turns += 1
             await asyncio.sleep(0 if ready else _LOOK_SECONDS)
             quiet = quiet + 1 if self._ready() and not self._busy() else 0
 

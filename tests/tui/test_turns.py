@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from textual import events
 
 from tests.tui.clusters import ServedClient, busy
 from tests.tui.desk import Desk, desk, played
+from tui import turns
 
 
 def at_once(found: Desk, *keys: str) -> None:
@@ -46,6 +48,16 @@ async def test_an_answer_typed_behind_its_question_finds_the_dialog() -> None:
 
 @played
 async def test_fields_of_the_form_take_what_is_typed_into_each() -> None:
+    async with desk(ServedClient(busy(20, 2))) as found:
+        at_once(found, "s", *"true", "down", "4")
+        await found.shows("gpuq submit -G 4 --export NONE true")
+
+
+@played
+async def test_the_form_takes_what_is_typed_though_one_turn_of_a_busy_machine_takes_longer_than_the_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "_MOST_SECONDS", 0.0)  # over in each turn
     async with desk(ServedClient(busy(20, 2))) as found:
         at_once(found, "s", *"true", "down", "4")
         await found.shows("gpuq submit -G 4 --export NONE true")
