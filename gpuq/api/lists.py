@@ -1,4 +1,4 @@
-"""Lists of jobs: live ones from memory, ended ones from the store, both in submit order and in pages."""
+"""Lists of jobs: what memory has from memory, the rest from the store, both in submit order and in pages."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from gpuq.store.columns import ELEMENT_BITS, job_key, make_key
 _MAX_IDS = 1000  # ids one list may ask for: more do not fit into a URL
 _ITEMS = 1000  # jobs on a page of full items unless asked otherwise
 _MAX_STORED = 1000  # jobs on a page with ended ones: reading more at once would hold up everyone else
+_READ_AT_ONCE = _MAX_STORED + 1  # rows of one query: a page, and the one that says that there is a next
 
 Limit = Annotated[int | None, Query(ge=1, le=MAX_PAGE, description="most items on the page")]
 States = Annotated[list[JobState] | None, Query(description="any of these; may be repeated")]
@@ -132,18 +133,20 @@ class _Page:
         self._view = call.controller.view
         self._controller = call.controller
         self._reader = call.controller.store.reader
+        self._unwritten = call.controller.unwritten.jobs
         self._where = where
         self._expand = expand
         self._after = after
 
     def live(self) -> Iterator[Job]:
         """What has not ended, from memory."""
-        rows = (job for job in self._view.live_jobs() if job.index is None and self._matches(job))
-        return self._select(sorted(rows, key=attrgetter("number")), ended=False)
+        return self._select(self._sorted(self._view.live_jobs()), ended=False)
 
     def with_ended(self) -> Iterator[Job]:
-        """All of them as the store lists them, with the live ones as memory has them."""
-        return self._select(self._stored(), ended=True)
+        """All of them: those in memory, and beside them what only the store still has."""
+        known = self._sorted(chain(self._view.live_jobs(), self._unwritten.values()))
+        rows = merge(known, self._stored(), key=attrgetter("number"))
+        return self._select(filter(self._is_latest, rows), ended=True)
 
     def named(self, ids: list[JobId]) -> Iterator[Job]:
         """The jobs with these ids that exist, whatever their state."""
@@ -156,13 +159,20 @@ class _Page:
         cursor: str | None = str((self._after >> ELEMENT_BITS << ELEMENT_BITS) - 1 if self._expand else self._after)
         where = replace(self._where, states=None)
         while cursor is not None:
-            page = stored.page(self._reader, where, newest_first=False, cursor=cursor, limit=_MAX_STORED)
-            yield from map(self._current, page.items)
+            page = stored.page(self._reader, where, newest_first=False, cursor=cursor, limit=_READ_AT_ONCE)
+            yield from page.items
             cursor = page.next
 
-    def _current(self, job: Job) -> Job:
-        """The record as memory has it, which is ahead of the store's."""
-        return self._view.job(job.id) or self._controller.ended_job(job.id) or job
+    def _is_latest(self, job: Job) -> bool:
+        """Whether no other record of it is in memory. The store's may be old: of another name, of another's job."""
+        known = self._view.job(job.id) or self._unwritten.get(job.id)
+        return known is None or known is job
+
+    def _sorted(self, jobs: Iterable[Job]) -> list[Job]:
+        """Those of the jobs in memory that are rows and match, from the place on."""
+        first = self._after >> ELEMENT_BITS
+        rows = (job for job in jobs if job.index is None and job.number >= first and self._matches(job))
+        return sorted(rows, key=attrgetter("number"))
 
     def _select(self, rows: Iterable[Job], *, ended: bool) -> Iterator[Job]:
         """The rows, or their elements, from the place on that the page begins at, in the states asked for."""
@@ -198,11 +208,10 @@ class _Page:
         return merge(done, self._view.elements(job.id), waiting, key=attrgetter("index"))
 
     def _ended_elements(self, array: Job, states: frozenset[JobState]) -> Iterator[Job]:
-        unwritten = self._controller.unwritten.jobs.values()
-        late = {job.id: job for job in unwritten if job.array_id == array.id and job.index is not None}
-        stored_before = (job for job in self._stored_elements(array, states) if job.id not in late)
-        just_ended = sorted((job for job in late.values() if job.state in states), key=attrgetter("index"))
-        return merge(stored_before, just_ended, key=attrgetter("index"))
+        late = (job for job in self._unwritten.values() if job.array_id == array.id and job.index is not None)
+        just_ended = sorted((job for job in late if job.state in states), key=attrgetter("index"))
+        ended_before = (job for job in self._stored_elements(array, states) if job.id not in self._unwritten)
+        return merge(ended_before, just_ended, key=attrgetter("index"))
 
     def _stored_elements(self, array: Job, states: frozenset[JobState]) -> Iterator[Job]:
         cursor = str(self._after) if self._after >> ELEMENT_BITS == array.number else None

@@ -106,12 +106,13 @@ async def events(
     if after is None:
         found = stored.before(reader, None, where, limit)
     else:
-        found = stored.after(reader, after, where, limit)
         deadline = asyncio.get_running_loop().time() + min(wait, POLL_SECONDS)
-        while not found and (left := deadline - asyncio.get_running_loop().time()) > 0:
-            if not await _any_change(call, left):
-                break
+        while True:
+            seen = call.controller.durable
             found = stored.after(reader, after, where, limit)
+            left = deadline - asyncio.get_running_loop().time()
+            if found or left <= 0 or not await _any_change(call, seen, left):
+                break
     last = str(found[-1].id) if found else str(after or 0)
     return answer({"items": [show_event(call, event) for event in found], "next": last})
 
@@ -137,21 +138,21 @@ async def events_stream(
 async def _lines(call: Call, after: int, where: stored.Filter) -> AsyncIterator[bytes]:
     reader, follow = call.controller.store.reader, call.site.follow
     while not follow.closing.is_set():
+        seen = call.controller.durable  # before the query: what comes while a chunk is sent is news
         found = stored.after(reader, after, where, _MAX_EVENTS)
         if found:
             after = found[-1].id
             yield b"".join(json_bytes(show_event(call, event)) + b"\n" for event in found)
         if len(found) == _MAX_EVENTS:
             await asyncio.sleep(0)  # a long past is sent in pieces, with everyone else served between them
-        elif await _any_change(call, _HEARTBEAT_SECONDS):
+        elif await _any_change(call, seen, _HEARTBEAT_SECONDS):
             await asyncio.sleep(_GATHER_SECONDS)
         elif not follow.closing.is_set():
             yield b"\n"
 
 
-async def _any_change(call: Call, seconds: float) -> bool:
-    """Waits for the next change to be durable; False when the time is up or the server stops."""
-    seen = call.controller.durable
+async def _any_change(call: Call, seen: int, seconds: float) -> bool:
+    """Waits for a change behind `seen` to be durable; False when the time is up or the server stops."""
     await call.site.follow.until(lambda: call.controller.durable > seen, seconds)
     return call.controller.durable > seen
 

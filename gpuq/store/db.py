@@ -25,6 +25,7 @@ from gpuq.states import JobState
 from gpuq.store import attempts, jobs, nodes, promises, settings, tokens, users
 from gpuq.store.localdisk import require_local_disk
 from gpuq.store.migrations import SCHEMA, migrate
+from gpuq.store.moment import one_moment
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +115,7 @@ class Store:
     def load(self) -> Snapshot:
         """What the controller starts from, and returns to after a failed commit."""
         conn = self.reader
-        conn.execute("BEGIN")  # one moment for all tables
-        try:
+        with one_moment(conn):
             meta = _meta(conn)
             unfinished = jobs.live(conn)
             return Snapshot(
@@ -133,8 +133,6 @@ class Store:
                 last_seq=meta["last_seq"],
                 epoch=meta["epoch"],
             )
-        finally:
-            conn.execute("COMMIT")
 
 
 def _lock(path: Path) -> int:

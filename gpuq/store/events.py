@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from gpuq.changes import AddEvent
 from gpuq.model import JobId, NodeName
 from gpuq.store.columns import ELEMENT_BITS, element_index, job_id, job_key, plain_text
+from gpuq.store.moment import one_moment
 
 _COLUMNS = "id, at, kind, text, job, attempt, node, user, address"
 _ADD = "INSERT INTO events (at, kind, text, job, attempt, node, user, address) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -84,18 +85,18 @@ def _find(conn: Connection, where: Filter, bound: str, id: int, order: str, limi
             terms.append("job = ? AND job & 4294967295 <> 0")
             values.append(key)
             index = "INDEXED BY events_element"
-    if where.kind is None:
-        kinds: list[tuple[object, ...]] = [()]
-    elif index:
+    kinds: Iterable[tuple[object, ...]] = [()]
+    if where.kind is not None and index:
         terms.append("kind >= ? AND kind < ?")
         values += [where.kind, where.kind + _LAST_CHARACTER]
-        kinds = [()]
-    else:
+    elif where.kind is not None:
+        # One query for each kind: only within one kind is the index in the order of ids.
         terms.append("kind = ?")
         index = "INDEXED BY events_kind"
-        kinds = [(kind,) for kind in _kinds(conn, where.kind)]
+        kinds = ((kind,) for kind in _kinds(conn, where.kind))  # asked for below, in the same moment
     sql = f"SELECT {_COLUMNS} FROM events {index} WHERE {' AND '.join([*terms, bound])} ORDER BY {order} LIMIT ?"
-    rows = [row for kind in kinds for row in conn.execute(sql, (*values, *kind, id, limit)).fetchall()]
+    with one_moment(conn):
+        rows = [row for kind in kinds for row in conn.execute(sql, (*values, *kind, id, limit)).fetchall()]
     rows.sort(key=lambda row: row[0], reverse=order != "id")
     return [_event(row) for row in sorted(rows[:limit])]
 

@@ -25,6 +25,7 @@ from gpuq.store.columns import (
     request_of,
     request_text,
 )
+from gpuq.store.moment import one_moment
 
 _Row = tuple[Any, ...]
 
@@ -140,18 +141,6 @@ def job(conn: Connection, id: JobId) -> Job | None:
     return None if row is None else _job(row)
 
 
-def by_ids(conn: Connection, ids: Iterable[JobId]) -> dict[JobId, Job]:
-    """Those of the jobs that exist, in whatever state."""
-    return {id: found for id in ids if (found := job(conn, id)) is not None}
-
-
-def final_states(conn: Connection, ids: Iterable[JobId]) -> dict[JobId, JobState]:
-    """The states of those of the jobs that have ended."""
-    sql = f"SELECT state FROM jobs WHERE key = ? AND {_ENDED}"
-    found = ((id, conn.execute(sql, (job_key(id),)).fetchone()) for id in ids)
-    return {id: JobState(row[0]) for id, row in found if row is not None}
-
-
 # ---------------------------------------------------------------- start-up
 
 
@@ -257,7 +246,8 @@ def elements(
             f"SELECT {_COLUMNS} FROM jobs INDEXED BY jobs_elements"
             " WHERE array_of = ? AND array_of IS NOT NULL AND state = ? AND key > ? ORDER BY key LIMIT ?"
         )
-        each = (conn.execute(sql, (number, state.value, after, limit + 1)).fetchall() for state in set(states))
+        with one_moment(conn):
+            each = [conn.execute(sql, (number, state.value, after, limit + 1)).fetchall() for state in set(states)]
         rows = sorted((row for rows in each for row in rows), key=lambda row: row[0])
     return _page(rows, limit, lambda row: str(row[0]))
 
@@ -287,7 +277,8 @@ class _Query:
 
     def rows_by_state(self, conn: Connection, index: str, states: Collection[JobState], limit: int) -> list[_Row]:
         """One query for each state: only within one state is the index in the order of the list."""
-        return [row for state in set(states) for row in self.rows(conn, index, limit, state.value)]
+        with one_moment(conn):
+            return [row for state in set(states) for row in self.rows(conn, index, limit, state.value)]
 
 
 def _page(rows: list[_Row], limit: int, cursor: Callable[[_Row], str]) -> Page:

@@ -7,13 +7,18 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import StreamingResponse
 
+from gpuq.api import stream
+from gpuq.api.stream import events_stream
 from gpuq.model import AttemptUid, EndReason, ExitRecord
 from gpuq.protocol import API_PREFIX
 from tests.api.server import DEADLINE, Agent, Answer, Running, until
+from tests.api.test_unwritten import Cluster, play
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +254,22 @@ def test_a_stream_without_a_place_begins_with_what_happens_next(running: Running
     event = stream.next()
     stream.close()
     assert (event["kind"], event["job"], event["text"]) == ("job.submitted", id, "")
+
+
+def test_what_happens_while_a_stream_is_being_sent_is_told_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_HEARTBEAT_SECONDS", 0.01)  # what is missed would let it say that nothing happens
+
+    async def scenario(cluster: Cluster) -> None:
+        answer = await events_stream(cluster.call, after=0)
+        assert isinstance(answer, StreamingResponse)
+        chunks = aiter(answer.body_iterator)
+        await anext(chunks)  # nothing more is asked for while the socket takes no more
+        id = await cluster.submit("true", hold=True)
+        chunk = await anext(chunks)
+        assert isinstance(chunk, bytes)
+        told = [json.loads(line) for line in chunk.splitlines() if line]
+        assert [(event["kind"], event["job"]) for event in told] == [("job.submitted", id)]
+
+    play(tmp_path, scenario)

@@ -21,11 +21,12 @@ from gpuq.api.lists import list_jobs
 from gpuq.api.snapshot import snapshot
 from gpuq.api.stream import log
 from gpuq.changes import PutToken
-from gpuq.model import AttemptUid, EndReason, ExitRecord, NodeName, RankPhase
+from gpuq.model import AttemptUid, EndReason, ExitRecord, JobId, NodeName, RankPhase
 from gpuq.node import Inventory
-from gpuq.protocol import PROTOCOL, RankReport, RunOrder, Submission, SyncReply, SyncRequest
-from gpuq.service.commands import EnrolNode, Submit
+from gpuq.protocol import PROTOCOL, RankReport, RunOrder, Selection, Submission, SyncReply, SyncRequest
+from gpuq.service.commands import Cancel, EnrolNode, Submit, Update
 from gpuq.service.live import LiveController
+from gpuq.states import FINAL, JobState
 from gpuq.store.columns import make_key
 from tests.api.churn import ANN, ROOT, a_site
 
@@ -53,6 +54,23 @@ class Cluster:
     async def submit(self, *command: str, **asked: Any) -> str:
         submission = Submission(command=command, **asked)
         return str((await self.live.execute(Submit(ANN, submission), secrets.token_hex(8)))["id"])
+
+    async def rename(self, id: str, name: str) -> None:
+        await self.live.execute(Update(ANN, JobId(id), name=name), secrets.token_hex(8))
+
+    async def cancel(self, id: str) -> None:
+        await self.live.execute(Cancel(ANN, Selection(ids=(JobId(id),))), secrets.token_hex(8))
+
+    async def pages(self, limit: int, **asked: Any) -> list[str]:
+        """The ids of a whole list that is asked for page by page."""
+        ids: list[str] = []
+        after = None
+        while True:
+            page = await self.answer(list_jobs(self.call, limit=limit, after=after, **asked))
+            ids += [item["id"] for item in page["items"]]
+            after = page["next"]
+            if after is None:
+                return ids
 
     async def started(self, count: int = 1) -> list[RunOrder]:
         """The orders of so many jobs, all of which run now."""
@@ -173,5 +191,69 @@ def test_the_elements_of_an_array_are_all_listed_while_some_of_them_end(
             ]
             assert await listed(cluster, after=str(make_key(1, 0)), limit=2) == found[1:3]
         assert await listed(cluster) == found
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("asked", [{"all": True}, {"state": list(JobState)}, {}], ids=["all", "states", "live"])
+def test_a_job_is_listed_under_its_new_name_and_no_longer_under_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.submit("true", name="old", hold=True)
+        async with disk_behind(tmp_path / "gpuq.db", monkeypatch, cluster.rename("1", "new")):
+            assert await cluster.pages(9, name="old", **asked) == []
+            (item,) = (await cluster.answer(list_jobs(cluster.call, name="new", **asked)))["items"]
+            assert (item["id"], item["name"]) == ("1", "new")
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("asked", [{"all": True}, {"state": list(JobState)}, {}], ids=["all", "states", "live"])
+def test_a_job_that_has_just_come_is_in_every_list_that_it_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.submit("true", hold=True)
+        async with disk_behind(tmp_path / "gpuq.db", monkeypatch, cluster.submit("true", hold=True)):
+            assert await cluster.pages(9, **asked) == ["1", "2"]
+
+    play(tmp_path, scenario)
+
+
+def test_a_job_that_has_come_and_ended_meanwhile_is_listed_as_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        come = cluster.submit("true", hold=True)
+        async with disk_behind(tmp_path / "gpuq.db", monkeypatch, come, cluster.cancel("1")):
+            assert await cluster.pages(9, state=list(FINAL)) == await cluster.pages(9, all=True) == ["1"]
+            assert await cluster.pages(9) == []
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_pages_have_each_job_once_whatever_of_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, expand: bool
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name, array in (("a", None), ("b", None), ("a", None), ("a", "0-2"), ("a", None), ("a", None)):
+            await cluster.submit("true", name=name, array=array, hold=True)
+        await cluster.cancel("1")
+        work = [
+            cluster.rename("2", "a"),
+            cluster.rename("3", "b"),
+            cluster.cancel("4_1"),
+            cluster.cancel("5"),
+            cluster.submit("true", name="a", hold=True),
+            cluster.submit("true", name="a", array="0-1", hold=True),
+        ]
+        async with disk_behind(tmp_path / "gpuq.db", monkeypatch, *work):
+            found = await cluster.pages(limit, name="a", all=True, expand=expand)
+            four, eight = (["4_0", "4_1", "4_2"], ["8_0", "8_1"]) if expand else (["4"], ["8"])
+            assert found == ["1", "2", *four, "5", "6", "7", *eight]
+        assert await cluster.pages(limit, name="a", all=True, expand=expand) == found
 
     play(tmp_path, scenario)

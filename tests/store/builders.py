@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 from gpuq.changes import AddEvent, Change, PutJob, PutReply, PutSpec
@@ -46,6 +48,17 @@ def a_submit(number: int, spec: JobSpec | None = None) -> tuple[Change, ...]:
         AddEvent(job.submitted_at, "job.queued", "submitted", job.id, user=job.user),
         PutReply(f"request-{number:08d}", job.user, job.submitted_at, f'{{"id":"{number}"}}'),
     )
+
+
+class Overtaken(sqlite3.Connection):
+    """A reader's connection: before each of its queries, somebody else writes."""
+
+    meanwhile: Callable[[], None]
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if sql.startswith("SELECT"):
+            self.meanwhile()
+        return super().execute(sql, parameters)
 
 
 class RunningWriter:

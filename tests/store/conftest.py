@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gpuq.store import Store
-from tests.store.builders import RunningWriter
+from tests.store.builders import Overtaken, RunningWriter
 
 
 @pytest.fixture
@@ -19,6 +20,13 @@ def store(path: Path) -> Iterator[Store]:
     store = Store.open(path)
     yield store
     store.close()
+
+
+@pytest.fixture
+def overtaken(path: Path, store: Store) -> Iterator[Overtaken]:
+    conn = sqlite3.connect(path, isolation_level=None, factory=Overtaken)
+    yield conn
+    conn.close()
 
 
 @pytest.fixture

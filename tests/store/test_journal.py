@@ -10,7 +10,7 @@ from gpuq.changes import AddEvent, PutReply
 from gpuq.model import JobId, NodeName
 from gpuq.store import Store, events, replies
 from gpuq.store.events import Filter
-from tests.store.builders import RunningWriter, a_submit
+from tests.store.builders import Overtaken, RunningWriter, a_submit
 
 KINDS = ["job.queued", "job.running", "job.failed", "node.lost", "node.up", "jobs"]
 
@@ -80,6 +80,25 @@ def test_leafing_back_gives_the_same_journal(store: Store, journal: list[AddEven
         assert len(old) <= limit
         seen = old + seen
     assert [event for _, event in seen] == [event for event in journal if fits(event, where)]
+
+
+@pytest.mark.parametrize("kind", ["job.", "node.", None])
+def test_nothing_is_lost_to_a_follower_that_comes_while_he_reads(
+    store: Store, overtaken: Overtaken, kind: str | None
+) -> None:
+    overtaken.meanwhile = lambda: events.add(store.write_connection, [AddEvent(1.0, kind, "") for kind in KINDS])
+    overtaken.meanwhile()
+    seen: list[events.Event] = []
+    for _ in range(5):
+        seen += events.after(overtaken, seen[-1].id if seen else 0, Filter(kind=kind), 1000)
+    assert seen == events.after(store.reader, 0, Filter(kind=kind), len(seen))
+
+
+def test_the_end_of_the_journal_has_no_hole_that_comes_while_it_is_read(store: Store, overtaken: Overtaken) -> None:
+    overtaken.meanwhile = lambda: events.add(store.write_connection, [AddEvent(1.0, kind, "") for kind in KINDS])
+    overtaken.meanwhile()
+    last = events.before(overtaken, None, Filter(kind="job."), 1000)
+    assert last == events.after(store.reader, 0, Filter(kind="job."), len(last))
 
 
 def test_an_id_is_never_given_twice(store: Store) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +15,7 @@ from gpuq.model import Array, IndexRange, Job, JobId
 from gpuq.states import FINAL, JobState
 from gpuq.store import Store, attempts, jobs
 from gpuq.store.jobs import Filter, Page
-from tests.store.builders import a_job, an_attempt
+from tests.store.builders import Overtaken, a_job, an_attempt
 
 S = JobState
 LIVE = set(S) - FINAL
@@ -145,18 +147,41 @@ def test_a_place_in_a_list_stays_good_when_what_it_named_has_gone_on(store: Stor
     assert [job.id for job in rest.items] == ["4", "5", "6"]
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda conn: jobs.page(conn, Filter(states=LIVE), newest_first=False, cursor=None, limit=1000),
+        lambda conn: jobs.history(conn, Filter(), since=None, until=None, cursor=None, limit=1000),
+        lambda conn: jobs.elements(conn, JobId("1"), [*S], cursor=None, limit=1000),
+    ],
+    ids=["page", "history", "elements"],
+)
+def test_what_comes_while_a_list_is_read_leaves_no_hole_in_it(
+    store: Store, overtaken: Overtaken, ask: Callable[[Overtaken], Page]
+) -> None:
+    numbers, times = itertools.count(2), itertools.count(1)
+
+    def one_of_each_state() -> None:
+        conn, at = store.write_connection, float(next(times))
+        conn.execute("BEGIN")
+        for state in S:
+            number = next(numbers)
+            jobs.put(conn, [a_job(id, state, submitted_at=at) for id in (str(number), f"1_{number}")])
+        conn.execute("COMMIT")
+
+    one_of_each_state()
+    overtaken.meanwhile = one_of_each_state
+    found = Counter(job.submitted_at for job in ask(overtaken).items)
+    assert len(found) > 1
+    assert len(set(found.values())) == 1  # of what came together, all or nothing
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "1.5", "9" * 30, "1/", "/1", "1/x", "nan/1"])
 def test_a_cursor_that_is_none_is_the_askers_mistake(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="not a place"):
         jobs.history(store.reader, Filter(), since=None, until=None, cursor=cursor, limit=1)
     with pytest.raises(InvalidRequest, match="not a place"):
         jobs.page(store.reader, Filter(), newest_first=True, cursor=cursor, limit=1)
-
-
-def test_only_ended_jobs_have_a_final_state(store: Store) -> None:
-    jobs.put(store.write_connection, [a_job("1", S.FAILED), a_job("2"), a_job("3_7", S.SUCCEEDED)])
-    asked = [JobId(id) for id in ("1", "2", "3", "3_7", "99", "x")]
-    assert jobs.final_states(store.reader, asked) == {JobId("1"): S.FAILED, JobId("3_7"): S.SUCCEEDED}
 
 
 def test_attempts_of_a_job_come_in_order_and_the_latest_can_be_had_alone(store: Store) -> None:

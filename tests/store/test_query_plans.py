@@ -91,8 +91,6 @@ ORDERED: dict[Callable[..., Any], list[Call]] = {
 }
 OTHER: dict[Callable[..., Any], list[Call]] = {
     jobs.job: [lambda conn: jobs.job(conn, ID)],
-    jobs.by_ids: [lambda conn: jobs.by_ids(conn, [ID, ELEMENT])],
-    jobs.final_states: [lambda conn: jobs.final_states(conn, [ID])],
     jobs.live: [jobs.live],
     jobs.element_counts: [lambda conn: jobs.element_counts(conn, ID)],
     specs.spec: [lambda conn: specs.spec(conn, ELEMENT)],

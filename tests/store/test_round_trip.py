@@ -226,7 +226,8 @@ def test_text_that_utf8_cannot_hold_stops_nothing(conn: sqlite3.Connection) -> N
     with undone(conn):
         jobs.put(conn, [a_job("1", name="bad \udcff name")])
         events.add(conn, [AddEvent(1.0, "job.queued", "bad \udcff text", JobId("1"))])
-        assert jobs.by_ids(conn, [JobId("1")])[JobId("1")].name == "bad ? name"
+        (stored,) = jobs.live(conn)
+        assert stored.name == "bad ? name"
         assert events.after(conn, 0, events.Filter(), 1)[0].event.text == "bad ? text"
 
 
