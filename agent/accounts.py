@@ -233,9 +233,12 @@ class LocalAccounts:
         if user not in self._asked:
             loop = asyncio.get_running_loop()
             future: asyncio.Future[Account | AccountRefused] = loop.create_future()
+            try:
+                Thread(target=self._find, args=(user, loop, future), name="account", daemon=True).start()
+            except RuntimeError:
+                raise AccountRefused(f"could not look up the account {user}: it can start no thread") from None
             self._asked[user] = future
             future.add_done_callback(lambda _: self._asked.pop(user))
-            Thread(target=self._find, args=(user, loop, future), name="account", daemon=True).start()
         return self._asked[user]
 
     def _find(

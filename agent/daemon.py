@@ -38,6 +38,7 @@ from agent.selection import ALL, parse_selection
 from agent.shares import Shares
 from agent.simulated import SimulatedGpus, parse_simulated
 from agent.sync import Exchange
+from agent.threads import started
 from agent.usage import Meters, Usage
 from gpuq.client.aio import AgentClient
 from gpuq.codec import decode, encode
@@ -55,6 +56,11 @@ logger = logging.getLogger(__name__)
 RESTART_SECONDS, RESTART_MAX_SECONDS = 0.5, 30.0
 # Between writes of what attempts made of their GPUs: as much of a receipt is lost with an agent that is killed.
 USAGE_SECONDS = 60.0
+# For all that blocks but what an order or an end waits for (see desk.py). At once there are the logs' reading, the
+# deleting of ended runs, and the controller's name to be looked up for three connections, where a silent name server
+# holds each for half a minute. The other three are for what there can be any number of, and which may wait its turn, as
+# it takes milliseconds: rounds of the search for survivors, and names for the connections of streams.
+THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +100,17 @@ async def run_agent(settings: AgentSettings, connect: Callable[[AgentSettings], 
     """Runs the agent until SIGTERM or SIGINT; returns the exit status: 0, or 1 if its state on disk is lost.
 
     Raises Conflict if another agent uses the state directory or the GPUs, InvalidRequest for settings that say
-    nothing, Incompatible if the state is of another version, OSError if the directory cannot be used.
+    nothing, Incompatible if the state is of another version, Unavailable if the agent's threads cannot be started,
+    OSError if the directory cannot be used.
     """
     state = settings.state_dir
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     with ExitStack() as stack:
         stack.enter_context(_locked(state, settings.name))
+        threads = started(THREADS, "agent")
+        stack.callback(threads.shutdown, wait=False)
+        asyncio.get_running_loop().set_default_executor(threads)
         accounts = local_accounts(state, settings.shared_account, settings.root_jobs)
         host = read_host_facts()
         source = _gpu_source(settings, state, host.boot_id, stack)
@@ -328,7 +338,7 @@ class _Watch:
             for uuid, fault in pardons:
                 self._monitor.pardon(uuid, fault)
             now = Now(time.monotonic(), time.time())
-            sample = await asyncio.to_thread(self._monitor.sample, now, self._desk.tenancies())
+            sample = await self._desk.aside(self._monitor.sample, now, self._desk.tenancies())
             self._meters.observe(now.monotonic, self._desk.tenancies(), sample.gpus, self._desk.just_ended())
             self._meters.keep_now_and_then()
             self._desk.set_overuse(self._shares.observe(now.monotonic, self._desk.tenancies(), sample.gpus))

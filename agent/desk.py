@@ -27,6 +27,7 @@ from agent.logs import LogPeer, LogShipper
 from agent.runs import RunEvent
 from agent.standing import Standing
 from agent.tenants import Tenancy
+from agent.threads import started
 from gpuq.gpu_use import GpuReceipt
 from gpuq.model import AttemptUid, ExitRecord, NodeName, RankPhase
 from gpuq.node import Inventory, NodeSample
@@ -36,6 +37,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 5.0  # between tries to look for survivors where /proc cannot be read
+# What an order or an end waits for has threads of its own: a search for survivors that hangs in /proc, or a name server
+# that is silent, would sooner or later have all of those that are shared. The lock lets one call through at a time (to
+# the journal, or to the last words), and the GPUs are read once at a time: so neither ever waits for the other.
+_THREADS = 2
 
 
 class AgentDesk:
@@ -69,6 +74,7 @@ class AgentDesk:
         self._told_soon = _Soon(self.news)  # what is news, but of no consequence
         self._company = Company()
         self._closed = False
+        self._threads = started(_THREADS, "desk")
 
     async def start(self, node: NodeName, boot_id: str) -> None:
         """Takes up what the journal and the runs on disk say."""
@@ -124,6 +130,11 @@ class AgentDesk:
             task.cancel()
         await asyncio.gather(*self._sweeps.values(), return_exceptions=True)
         await self.executor.close()
+        self._threads.shutdown(wait=False)
+
+    async def aside(self, work: Callable[..., T], *args: Any) -> T:
+        """Does it in a thread that nothing else keeps busy; for one call at a time besides the desk's own."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     # ------------------------------------------------------------ the exchange's side
 
@@ -156,7 +167,7 @@ class AgentDesk:
         known = self._standing.answered(reply, self.directives.incarnation, self.directives.sequence)
         if known is None:
             return
-        incarnation = await asyncio.to_thread(self._journal.renew, known)
+        incarnation = await self.aside(self._journal.renew, known)
         logger.warning(
             "agent.renewed incarnation=%d known=%d text=the controller knew a newer agent of this name than this one; "
             "if this goes on, two agents use the name",
@@ -221,7 +232,12 @@ class AgentDesk:
         async with self._lock:
             self._taken_soon.cancel()
             taken, self._events = self._events, []
-            events = [self._with_receipt(await self._with_last_words(event)) for event in taken]
+            try:
+                events = [self._with_receipt(await self._with_last_words(event)) for event in taken]
+            except BaseException:
+                self._events[:0] = taken  # nobody else would ever tell of them
+                self._arrived.set()
+                raise
             actions: list[Action] = []
             for event in events:
                 actions += self.directives.observed(event)
@@ -240,7 +256,7 @@ class AgentDesk:
         """The event with what the log says of why the job failed, where that may be its GPUs' memory."""
         if event.exit is None or not self._may_be_due_to_a_gpu(event):
             return event
-        said = await asyncio.to_thread(gpu_oom_in, self.executor.log_path(event.uid, event.rank))
+        said = await self.aside(gpu_oom_in, self.executor.log_path(event.uid, event.rank))
         return replace(event, exit=replace(event.exit, gpu_oom=said))
 
     def _with_receipt(self, event: RunEvent) -> RunEvent:
@@ -282,7 +298,7 @@ class AgentDesk:
         durable = any(needs_sync(action) for action in actions)
         try:
             if durable or epoch not in (None, self._journal.epoch):
-                await asyncio.to_thread(self._journal.write, actions, epoch, begun)
+                await self.aside(self._journal.write, actions, epoch, begun)
             else:
                 self._journal.write(actions, None, begun)  # needs no sync
         except OSError as error:
@@ -334,12 +350,14 @@ class AgentDesk:
             self._sweeps[uid] = asyncio.ensure_future(self._swept(uid))
 
     async def _swept(self, uid: AttemptUid) -> None:
+        may_have = False  # found something: a look that failed may have killed it
         while True:
             try:
-                found = await self.executor.sweep(uid)
+                found = await self.executor.sweep(uid) or may_have
                 break
             except Exception:
                 logger.exception("sweep.failed uid=%s", uid)
+                may_have = True
                 await asyncio.sleep(SWEEP_SECONDS)
         del self._sweeps[uid]
         async with self._lock:

@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from gpuq.protocol import RunOrder
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.2
+BURY_SECONDS = 2.0  # between tries to end a run of which nothing may be left
 # Directories are deleted when nothing was launched for so long, or after the second at the latest: nobody waits for
 # it, and under a queue of short jobs it took a fifth of a millisecond from each, and on file systems that pass over
 # what was deleted lately (ext4 without a journal) as much again from each file made for the next.
@@ -61,7 +62,8 @@ class Executor:
     """All runs below state_dir/runs. Lives on one event loop; every method is to be called from it.
 
     on_event is told each change of a run, in order; it may call back into the executor. accounts: whose runs take
-    another account than this process'; without it none does. cgroups: what runs are enclosed in.
+    another account than this process'; without it none does. cgroups: what runs are enclosed in. pause is asyncio.sleep
+    but in tests.
     """
 
     def __init__(
@@ -70,8 +72,9 @@ class Executor:
         on_event: Callable[[RunEvent], None],
         accounts: LocalAccounts | None = None,
         cgroups: Cgroups = NONE,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._cgroups = cgroups
+        self._cgroups, self._pause = cgroups, pause
         self._runs_dir = state_dir / "runs"
         self._on_event = on_event
         self._runs: dict[tuple[AttemptUid, int], _Run] = {}
@@ -228,7 +231,8 @@ class Executor:
             if run.link is not None:
                 run.link.close()
         self._remove_all(self._doomed)
-        await self._launcher.close()
+        with contextlib.suppress(RuntimeError):  # no thread can be started to wait for a launcher that stays: so be it
+            await self._launcher.close()
 
     # ---------------------------------------------------------------- launching
 
@@ -384,7 +388,23 @@ class Executor:
             await self._bury(run, reason, text)
 
     async def _bury(self, run: _Run, reason: EndReason, text: str) -> None:
-        """Ends a run that nobody watches, once nothing is left of it. reason holds if nothing ever was."""
+        """Ends a run that nobody watches, once nothing is left of it. reason holds if nothing ever was.
+
+        It is tried until that is done: nobody else would ever end this run.
+        """
+        unsure = False
+        while True:
+            try:
+                await self._bury_once(run, reason, text, unsure)
+            except Exception:
+                logger.exception("run.not_buried run=%s", run.directory.path.name)
+            else:
+                return
+            unsure = True
+            await self._pause(BURY_SECONDS)
+
+    async def _bury_once(self, run: _Run, reason: EndReason, text: str, unsure: bool) -> None:
+        """unsure: a try that failed may have killed what there was, so that it was never begun cannot be said."""
         event, directory = run.event, run.directory
         with contextlib.suppress(OSError, ValueError):
             directory.identity()  # a supervisor that has not begun is kept from it
@@ -398,11 +418,12 @@ class Executor:
         groups = self._cgroups.left_of_run(directory.path.name)
         found = await end_all(Traces(marks, os.path.realpath(directory.path), launched, groups))
         run.task = None
-        if not found and self._has_record(run):
+        if not (found or unsure) and self._has_record(run):
             return
-        if lost or found:
+        if lost or found or unsure:
             if reason is not EndReason.SUPERVISOR_LOST:
-                text = "it was begun, and what its supervisor noted of it is gone"
+                begun = "was" if lost or found else "may have been"
+                text = f"it {begun} begun, and what its supervisor noted of it is gone"
             try:
                 directory.exit_record()
             except ValueError as error:

@@ -95,7 +95,10 @@ class RunDir:
 
     def connect(self) -> socket.socket | None:
         """A connection to the run's supervisor, or None if it cannot be reached now."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            return None  # too many files are open
         sock.setblocking(False)
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)

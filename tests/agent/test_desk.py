@@ -19,13 +19,15 @@ from agent.accounts import LocalAccounts
 from agent.actions import Accept
 from agent.desk import AgentDesk
 from agent.journal import Journal, JournalLost
+from agent.last_words import gpu_oom_in
 from gpuq.accounts import EVERYONES
 from gpuq.errors import Unavailable
-from gpuq.model import EndReason, RankPhase
-from gpuq.protocol import LogReply, LogShipment, SyncRequest
+from gpuq.model import EndReason, ExitRecord, RankPhase
+from gpuq.protocol import LogReply, LogShipment, RunOrder, SyncRequest
 from tests.agent.executions import alive, supervisor_of
-from tests.agent.orders import NODE, reply_to, run_order, stop_order, uid
+from tests.agent.orders import NODE, inventory, reply_to, run_order, stop_order, uid
 from tests.agent.test_journal import disk_full_after
+from tests.agent.test_threads import no_new_threads, stuck
 
 
 class Nobody:
@@ -264,5 +266,71 @@ def test_events_are_told_phase_by_phase(state: Path) -> None:
             request = await desk.request(0.0)
         assert request.holds == (uid("x"),)
         work.cancel()
+
+    play(state, scene)
+
+
+async def all_ends(desk: AgentDesk, *names: str) -> dict[str, ExitRecord]:
+    """As requests tell them, once all of these have ended."""
+    while True:
+        request = await desk.request(0.0)
+        found: dict[str, ExitRecord] = {r.uid: r.exit for r in request.reports if r.exit is not None}
+        if found.keys() >= set(names):
+            return found
+        await asyncio.wait_for(desk.news.wait(), 20)
+
+
+def fails_on_gpu(index: int, name: str) -> RunOrder:
+    command = ("sh", "-c", "echo CUDA out of memory; exit 3")
+    environment = {"PATH": os.environ["PATH"]}
+    return run_order(name, gpus=(index,), gpu_uuids=(f"u{index}",), command=command, environment=environment)
+
+
+def test_order_is_journaled_and_launched_where_no_thread_can_be_started(state: Path) -> None:
+    async def scene(desk: AgentDesk, journal: Journal) -> None:
+        work = asyncio.ensure_future(desk.work())
+        with no_new_threads():
+            order = run_order("x", environment={"PATH": os.environ["PATH"]})
+            await desk.answered(reply_to(await desk.request(0.0), 1, run=(order,)), 0.0)
+            assert (await all_ends(desk, "x"))["x"].reason is EndReason.EXITED
+        work.cancel()
+
+    play(state, scene)
+
+
+def test_end_of_a_job_that_failed_on_its_gpu_is_told_where_no_thread_can_be_started(state: Path) -> None:
+    async def scene(desk: AgentDesk, journal: Journal) -> None:
+        desk.set_inventory(inventory("u0"), "h")
+        work = asyncio.ensure_future(desk.work())
+        await desk.answered(reply_to(await desk.request(0.0), 1, run=(fails_on_gpu(0, "x"),)), 0.0)
+        with stuck(1), no_new_threads():
+            assert (await all_ends(desk, "x"))["x"].gpu_oom == "CUDA out of memory"
+        work.cancel()
+
+    play(state, scene)
+
+
+def test_ends_are_told_after_all_when_telling_of_them_failed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "RESTART_SECONDS", 0.0)
+    read: list[Path] = []
+
+    def fails_once(path: Path) -> str:
+        read.append(path)
+        if len(read) == 1:
+            raise MemoryError
+        return gpu_oom_in(path)
+
+    monkeypatch.setattr("agent.desk.gpu_oom_in", fails_once)
+
+    async def scene(desk: AgentDesk, journal: Journal) -> None:
+        desk.set_inventory(inventory("u0", "u1"), "h")
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        work = asyncio.ensure_future(daemon._kept_running("work", desk.work, ended))
+        orders = (fails_on_gpu(0, "x"), fails_on_gpu(1, "y"))
+        await desk.answered(reply_to(await desk.request(0.0), 1, run=orders), 0.0)
+        found = await all_ends(desk, "x", "y")
+        work.cancel()
+        assert len(read) == 3
+        assert [found[name].gpu_oom for name in ("x", "y")] == ["CUDA out of memory"] * 2
 
     play(state, scene)
