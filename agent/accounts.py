@@ -236,7 +236,8 @@ class LocalAccounts:
             try:
                 Thread(target=self._find, args=(user, loop, future), name="account", daemon=True).start()
             except RuntimeError:
-                raise AccountRefused(f"could not look up the account {user}: it can start no thread") from None
+                future.set_result(AccountRefused(f"could not look up the account {user}: it can start no thread"))
+                return future
             self._asked[user] = future
             future.add_done_callback(lambda _: self._asked.pop(user))
         return self._asked[user]

@@ -355,7 +355,14 @@ class Executor:
         return run.refused or "the launcher died before it could start this"
 
     def _has_record(self, run: _Run) -> bool:
-        """Whether the supervisor has written down the end, which is then told."""
+        """Whether the supervisor has written down the end, which is then told. False if that cannot be seen now."""
+        try:
+            return self._tell_record(run)
+        except OSError:
+            return False
+
+    def _tell_record(self, run: _Run) -> bool:
+        """As _has_record; raises OSError if it cannot be seen now."""
         try:
             record = run.directory.exit_record()
         except ValueError:
@@ -395,12 +402,16 @@ class Executor:
         unsure = False
         while True:
             try:
-                await self._bury_once(run, reason, text, unsure)
+                # Before anything is killed, for then its record may tell of that.
+                if not unsure and self._tell_record(run):
+                    run.task = None
+                    return
+                before, unsure = unsure, True
+                await self._bury_once(run, reason, text, before)
             except Exception:
                 logger.exception("run.not_buried run=%s", run.directory.path.name)
             else:
                 return
-            unsure = True
             await self._pause(BURY_SECONDS)
 
     async def _bury_once(self, run: _Run, reason: EndReason, text: str, unsure: bool) -> None:
@@ -426,7 +437,7 @@ class Executor:
                 text = f"it {begun} begun, and what its supervisor noted of it is gone"
             try:
                 directory.exit_record()
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 text = str(error)
             if groups or (launched is not None and launched.launcher_lives):
                 text += "; all that it had started was killed"

@@ -9,6 +9,7 @@ That of a job in another account lies in SCRIPTS, since nothing of STATE may be 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from gpuq.model import AttemptUid, EndReason, ExitRecord, RankPhase
 
 SCRIPTS = Path("/var/lib/gpuq-scripts")  # may be entered, not listed; each script is its account's alone
 _BARRED = "barred"
+_SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # descriptors, memory
 # The end last: half a run never misleads.
 _FILES = ("log", "job/script", "sock", "traces", "supervisor", "exit.json")
 
@@ -134,15 +136,18 @@ class RunDir:
         return (self.path / "exit.json").exists()
 
     def exit_record(self) -> ExitRecord | None:
-        """The supervisor's record of the end, if it has written one. Raises ValueError if it cannot be read.
+        """The supervisor's record of the end, if it has written one.
 
-        It is renamed into place whole and fsynced: that is a damaged disk then, not a moment in between.
+        Raises ValueError if it cannot be read: it is renamed into place whole and fsynced, so that is a damaged disk,
+        not a moment in between. Raises OSError if this process lacks what it takes to look, which says nothing of it.
         """
         try:
             return decode(ExitRecord, json.loads((self.path / "exit.json").read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, InvalidRequest) as error:
+            if isinstance(error, OSError) and error.errno in _SHORT_OF:
+                raise
             raise ValueError(f"the exit record is damaged: {error}") from error
 
     def launched(self) -> Launched | None:

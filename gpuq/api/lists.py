@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from heapq import merge
 from itertools import chain, islice
 from operator import attrgetter
@@ -212,6 +213,15 @@ class _Page:
         just_ended = sorted((job for job in late if job.state in states), key=attrgetter("index"))
         ended_before = (job for job in self._stored_elements(array, states) if job.id not in self._unwritten)
         return merge(ended_before, just_ended, key=attrgetter("index"))
+
+    @cached_property
+    def _ended_unwritten(self) -> dict[int, dict[JobId, Job]]:
+        """Elements by the number of their array: there may be thousands of either."""
+        found: dict[int, dict[JobId, Job]] = {}
+        for job in self._controller.unwritten.jobs.values():
+            if job.index is not None:
+                found.setdefault(job.number, {})[job.id] = job
+        return found
 
     def _stored_elements(self, array: Job, states: frozenset[JobState]) -> Iterator[Job]:
         cursor = str(self._after) if self._after >> ELEMENT_BITS == array.number else None

@@ -37,19 +37,18 @@ def readable(call: Call, id: str) -> Job:
 
 
 async def reading_of(call: Call, job: Job, number: int | None, rank: int) -> Reading:
-    """The log as it is now, of the latest attempt if number is None; raises NotFound for one the job has not had.
-
-    What it says of the job may not be durable yet.
-    """
+    """The log as it is now, of the latest attempt if number is None; raises NotFound for one the job has not had."""
     record = call.controller.view.job(job.id)
     job = record or require(call, job.id)
     wanted = job.attempt if number is None else number
     if not wanted:
+        await call.controller.settled()
         return Reading(job, record, None, None)
     found = _attempt(call, job, wanted)
     if found is None or rank >= len(found.ranks):
         missing = f"attempt {wanted}" if found is None else f"rank {rank} in attempt {wanted}"
         raise NotFound(f"job {job.id} has had no {missing}")
+    await call.controller.settled()  # before the first wait: what is undone under one is not there to be waited for
     key = found.uid, rank
     size = await asyncio.to_thread(call.site.logs.size, key)
     told = found.ranks[rank].exit

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from agent import daemon
 from agent.daemon import AgentSettings, run_agent
 from agent.executor import Executor
+from agent.runs import RunDir
 from agent.survivors import Traces, end_all
 from agent.threads import started
 from gpuq.errors import Unavailable
 from gpuq.model import EndReason, RankPhase
 from tests.agent.agent_process import SocketPeer
-from tests.agent.executions import Machine, alive, machine, order, supervisor_of
+from tests.agent.executions import Machine, alive, machine, order, shell, supervisor_of, until
 from tests.agent.stage import Stage, play, staged
 
 
@@ -189,6 +192,36 @@ def test_run_is_not_told_as_never_started_when_a_look_that_failed_may_have_kille
             assert "it may have been begun" in end.text
         finally:
             await m.executor.close()
+
+    asyncio.run(scene())
+
+
+def test_end_that_is_on_record_is_told_though_the_agent_was_short_of_descriptors_when_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        first, job = Machine(tmp_path), shell("until [ -e go ]; do sleep 0.01; done; exit 3", cwd=str(tmp_path))
+        await first.executor.start()
+        first.executor.launch(job)
+        await first.running(job)
+        await first.executor.close()
+        (tmp_path / "go").touch()
+        directory = RunDir(first.run_dir(job))
+        await until(lambda: directory.exit_record() is not None)
+
+        def short(*_: object) -> NoReturn:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        second = PausedMachine(tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setattr(RunDir, "exit_record", short)
+            patched.setattr("agent.executor.end_all", short)
+            await second.executor.start({(job.uid, job.rank): True})
+            await asyncio.wait_for(second.pausing.wait(), 20)
+        second.again.set()
+        end = await second.end(job)
+        assert (end.reason, end.exit_code) == (EndReason.EXITED, 3)
+        await second.executor.close()
 
     asyncio.run(scene())
 
